@@ -1,0 +1,69 @@
+# `make demo` and `make test` need nothing but Python: each sets up .venv first, and again only when
+# pyproject.toml or constraints.txt changed.
+
+PYTHON ?= python3
+PLAN ?= full
+
+BIN := .venv/bin
+SETUP := .venv/.set-up
+TYPING := .typing/feddiff
+CONTRACT := $(wildcard proto/feddiff/v1/*.proto)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test test-slow format proto wheel clean
+
+help:
+	@echo 'make demo [PLAN=full|usplit|ulatdec|udec]   a small federation on this machine; results in demo-run/'
+	@echo 'make test                                   format, lint, types, tests'
+	@echo 'make test-slow                              the tests that take minutes'
+	@echo 'make format                                 let ruff put the sources in order'
+	@echo 'make proto                                  write the generated code of proto/ anew'
+	@echo 'make wheel                                  dist/feddiff-*.whl'
+	@echo 'make clean                                  remove everything that make made, .venv included'
+	@echo 'PYTHON=python3.12 with any of them          the Python that .venv is made of; 3.11 or newer'
+
+setup: $(SETUP)
+
+$(SETUP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || \
+	  { echo 'feddiff: there is no $(PYTHON) here; name one of 3.11 or newer: make PYTHON=python3.12' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "feddiff: $(PYTHON) is $$($(PYTHON) --version), 3.11 or newer is needed: make PYTHON=python3.12" >&2; exit 1; }
+	@echo 'Setting up .venv (a minute or two, once)'
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(SETUP)
+	$(BIN)/python -m feddiff.bench.demo --plan $(PLAN) --out demo-run
+
+# The folders install as feddiff.*; type checkers see that through links.
+$(TYPING)/.linked: Makefile
+	@mkdir -p $(TYPING)
+	@for folder in core federator silo bench; do ln -sfn ../../$$folder $(TYPING)/$$folder; done
+	@ln -sfn ../../proto/feddiff/v1 $(TYPING)/v1
+	@touch $@
+
+test: $(SETUP) $(TYPING)/.linked
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy -p feddiff.core -p feddiff.federator -p feddiff.silo -p feddiff.bench
+	$(BIN)/pytest -m 'not slow'
+
+test-slow: $(SETUP)
+	$(BIN)/pytest -m slow
+
+format: $(SETUP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+proto: $(SETUP)
+	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=proto --pyi_out=proto --grpc_python_out=proto $(CONTRACT)
+
+wheel: $(SETUP)
+	@rm -rf build
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+clean:
+	rm -rf .venv .typing build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis demo-run bench-run

@@ -1,0 +1,258 @@
+"""What a federation is: one TOML file, frozen, identified by its digest.
+
+The federator reads the file; every silo gets the same rules as canonical JSON when it joins, so both ends act
+on one text. Unknown keys are refused and the known ones named, because a misspelt ``local_epoch`` that is
+silently ignored costs a night of training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from feddiff.core.errors import ConfigError
+from feddiff.core.presets import PRESETS
+
+MAX_CONFIG_BYTES = 1 << 20
+MAX_SAMPLE_SIZE = 4096
+"""Pixels along one side of an image."""
+Policy = Literal["full", "usplit", "ulatdec", "udec"]
+POLICIES: tuple[Policy, ...] = ("full", "usplit", "ulatdec", "udec")
+
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Seconds = Annotated[float, Field(gt=0, le=31_536_000)]
+
+
+class Section(BaseModel):
+    """A table of the TOML file: immutable, strict about its keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DiffusionConfig(Section):
+    """The forward process and how the model is asked about it (Ho et al. 2020; ``v``: Salimans & Ho 2022)."""
+
+    timesteps: Annotated[int, Field(ge=2, le=10_000)] = 1000
+    """T, the number of noise levels."""
+    schedule: Literal["linear", "cosine"] = "linear"
+    beta_start: Annotated[float, Field(gt=0, lt=1)] = 1e-4
+    beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    prediction: Literal["epsilon", "v"] = "epsilon"
+    loss: Literal["mse", "huber"] = "mse"
+
+    @model_validator(mode="after")
+    def _noise_grows(self) -> Self:
+        if self.beta_start > self.beta_end:
+            raise ValueError(f"beta_start {self.beta_start} is more than beta_end {self.beta_end}")
+        return self
+
+
+class TrainingConfig(Section):
+    """The local training of one silo in one round. Exactly one of ``epochs`` and ``steps`` is set."""
+
+    epochs: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    steps: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 64
+    optimizer: Literal["adam", "adamw"] = "adam"
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-4
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.0
+    horizontal_flip: bool = False
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of the silo's own exponential moving average, kept for sampling and never sent; 0 keeps none."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bfloat16 autocast on a GPU that has it, float32 on a CPU."""
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    """CPU threads of the training; 0 leaves torch's choice."""
+
+    @model_validator(mode="after")
+    def _epochs_or_steps(self) -> Self:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("set exactly one of epochs and steps")
+        return self
+
+
+class DataConfig(Section):
+    """How every silo reads its images."""
+
+    classes: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = ()
+    """Names of the labels, in order; a silo's sub-folders are matched with them. Empty: no labels."""
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes names one label twice")
+        return self
+
+
+class CodecConfig(Section):
+    """How segments are encoded on the wire (core/codec.py)."""
+
+    up: str = "fp32"
+    down: str = "fp32"
+    delta: bool = True
+    """Send differences from the version that both ends hold, where there is one."""
+    chunk_elements: Annotated[int, Field(ge=1024, le=1 << 20)] = 1 << 18
+    """Values in a chunk, 4 bytes each before encoding."""
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        from feddiff.core.codec import CODECS
+
+        for name in (self.up, self.down):
+            if name not in CODECS:
+                raise ValueError(f"there is no codec {name!r}; known: {', '.join(CODECS)}")
+        return self
+
+
+class RoundsConfig(Section):
+    """When a round opens and when it is closed (federator/rounds.py)."""
+
+    count: Count = 10
+    participants: Annotated[int, Field(ge=1, le=10_000)] = 2
+    """The first round waits for this many silos."""
+    quorum: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """A round needs this many updates; unset: as many as participants."""
+    grace: Seconds = 300.0
+    """Seconds that stragglers are given once the quorum is in."""
+    deadline: Seconds = 900.0
+    """Seconds without any sign of progress after which a silo is no longer waited for."""
+
+    @model_validator(mode="after")
+    def _quorum_fits(self) -> Self:
+        if self.quorum is not None and self.quorum > self.participants:
+            raise ValueError(f"quorum {self.quorum} is more than participants {self.participants}")
+        return self
+
+    @property
+    def needed(self) -> int:
+        """Updates that a round cannot do without."""
+        return self.participants if self.quorum is None else self.quorum
+
+
+class FederationConfig(Section):
+    """One federation. ``[model]`` is any diffusers ``UNet2DModel`` config; presets give all but rounds."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")] = "federation"
+    plan: Policy = "full"
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
+    keep_versions: Annotated[int, Field(ge=1, le=1_000_000)] = 2
+    """How many published versions of a segment stay on the federator's disk."""
+    model: dict[str, Any]
+    diffusion: DiffusionConfig = DiffusionConfig()
+    training: TrainingConfig = TrainingConfig(epochs=1)
+    data: DataConfig = DataConfig()
+    codec: CodecConfig = Field(default_factory=CodecConfig)
+    rounds: RoundsConfig = RoundsConfig()
+
+    @model_validator(mode="after")
+    def _classes_fit(self) -> Self:
+        wanted = self.model.get("num_class_embeds")
+        if wanted is not None and len(self.data.classes) != wanted:
+            raise ValueError(
+                f"model.num_class_embeds is {wanted} but data.classes names {len(self.data.classes)} labels"
+            )
+        for key in ("sample_size", "in_channels", "out_channels"):
+            if key not in self.model:
+                raise ValueError(f"model.{key} must be given")
+        if self.model["in_channels"] != self.model["out_channels"]:
+            raise ValueError("model.in_channels and model.out_channels must be equal")
+        if self.model["in_channels"] not in (1, 3):
+            raise ValueError("model.in_channels must be 1 (grey) or 3 (colour)")
+        if type(self.model["sample_size"]) is not int or not 1 <= self.model["sample_size"] <= MAX_SAMPLE_SIZE:
+            raise ValueError(
+                f"model.sample_size must be one number of pixels, 1 to {MAX_SAMPLE_SIZE}: images are square"
+            )
+        try:
+            json.dumps(self.model, allow_nan=False)
+        except (TypeError, ValueError, RecursionError):
+            raise ValueError("model may hold only text, finite numbers, true, false, lists and tables") from None
+        return self
+
+    def canonical(self) -> bytes:
+        """The rules as the same bytes everywhere: JSON, sorted keys, no spaces, UTF-8."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":")).encode()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of ``canonical()``, hexadecimal."""
+        return hashlib.sha256(self.canonical()).hexdigest()
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the model is told an image's class."""
+        return self.model.get("num_class_embeds") is not None
+
+
+def load(path: Path) -> FederationConfig:
+    """Read a federation's TOML file.
+
+    Raises ConfigError, naming the key, for anything that is not exactly a federation.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist; `feddiff-federator init` writes one") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return from_table(table, str(path))
+
+
+def parse(text: bytes) -> FederationConfig:
+    """Read the canonical JSON of a federation, as it arrives from a federator. Raises ConfigError."""
+    if len(text) > MAX_CONFIG_BYTES:
+        raise ConfigError(f"the federation's rules are {len(text)} bytes; at most {MAX_CONFIG_BYTES} are read")
+    try:
+        table = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"the federation's rules are not JSON: {error}") from None
+    if not isinstance(table, dict):
+        raise ConfigError("the federation's rules are not a JSON object")
+    return from_table(table, "the federator's rules")
+
+
+def from_table(table: dict[str, Any], where: str) -> FederationConfig:
+    """Check a table of settings, with its ``preset`` (if any) underneath. Raises ConfigError."""
+    table = dict(table)
+    preset = table.pop("preset", None)
+    if preset is not None:
+        if not isinstance(preset, str) or preset not in PRESETS:
+            raise ConfigError(f"{where}: there is no preset {preset!r:.60}; known: {', '.join(PRESETS)}")
+        table = _overlay(PRESETS[preset], table)
+    try:
+        return FederationConfig.model_validate(table)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_first_problem(error)}") from None
+
+
+def _overlay(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """``over`` on ``under``, table by table; epochs given over steps (or the reverse) replaces it."""
+    merged = dict(under)
+    for key, value in over.items():
+        if key == "training" and isinstance(value, dict) and {"epochs", "steps"} & value.keys():
+            merged[key] = {k: v for k, v in merged.get(key, {}).items() if k not in ("epochs", "steps")}
+        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = _overlay(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    place = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        section: type[BaseModel] = FederationConfig
+        for part in problem["loc"][:-1]:
+            section = section.model_fields[str(part)].annotation  # type: ignore[assignment]
+        known = ", ".join(sorted({*section.model_fields, *(["preset"] if section is FederationConfig else [])}))
+        return f"unknown key {place!r}; known here: {known}"
+    if problem["type"] == "missing":
+        return f"{place!r} is missing" + ("; give [model] or preset" if place == "model" else "")
+    message = problem["msg"].removeprefix("Value error, ")
+    given = "" if problem["type"] == "value_error" else f" (got {problem['input']!r:.60})"
+    return f"{place}: {message}{given}" if place else message + given

@@ -1,0 +1,41 @@
+"""What every command of feddiff does the same: log lines, one-line errors, exit codes.
+
+Exit codes follow sysexits.h: 0 done, 2 wrong usage, 64-78 as in ``core/errors.py`` (66 no images, 69 federator away,
+74 state folder, 75 try again, 76 protocol, 77 refused identity, 78 configuration), 70 a defect of feddiff, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+from feddiff.core.errors import FedDiffError
+
+INTERRUPTED = 130
+DEFECT = 70
+
+
+def run(program: str, command: Callable[[], int]) -> int:
+    """Run a command; an error becomes one line on stderr and its exit code. ``FEDDIFF_DEBUG=1`` shows tracebacks."""
+    try:
+        return command()
+    except FedDiffError as error:
+        if os.environ.get("FEDDIFF_DEBUG"):
+            raise
+        print(f"{program}: {' '.join(error.sentence.split())}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def log_lines(verbose: bool) -> None:
+    """Log to stderr: time, level, message; under systemd the journal adds the time itself."""
+    under_systemd = "JOURNAL_STREAM" in os.environ
+    form = "%(levelname).1s %(message)s" if under_systemd else "%(asctime)s %(levelname).1s %(message)s"
+    logging.basicConfig(stream=sys.stderr, format=form, datefmt="%H:%M:%S", level=logging.WARNING, force=True)
+    logging.getLogger("feddiff").setLevel(logging.DEBUG if verbose else logging.INFO)

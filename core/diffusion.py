@@ -1,0 +1,264 @@
+"""The model and its diffusion: what the weights that travel are weights *of*.
+
+First and last station of the way of the data: the federator starts from ``initial_state``, a silo trains what
+``build`` gives, both draw pictures from a state with ``sample``. Model, noise schedule and solvers are
+diffusers'; this module only says which ones a federation's rules mean. A *state* is a whole model's weights:
+parameter name (as in ``UNet2DModel.state_dict()``) to float32 array in the model's shape.
+
+Importing it loads torch and diffusers, which takes seconds: import it inside the function that needs it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from diffusers import DDPMPipeline, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
+from PIL import Image
+
+from feddiff.core.config import FederationConfig
+from feddiff.core.errors import ConfigError, WrongShape
+from feddiff.core.segments import F32, Layout, cut
+
+Sampler: TypeAlias = Literal["ddim", "ddpm", "dpm-solver++"]
+SAMPLERS: tuple[Sampler, ...] = ("ddim", "ddpm", "dpm-solver++")
+
+_SAVED_BY_DIFFUSERS = ("_class_name", "_diffusers_version")
+_KNOWN = tuple(name for name in inspect.signature(UNet2DModel.__init__).parameters if name != "self")
+
+
+def build(config: FederationConfig) -> UNet2DModel:
+    """The model with its initial weights, float32 on the CPU: the same bits on every call.
+
+    Raises ConfigError, naming the cause, for a model that diffusers refuses or that cannot take its own
+    images.
+    """
+    _outline(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(config.seed)
+        return UNet2DModel(**_arguments(config))
+
+
+def layout(config: FederationConfig) -> Layout:
+    """The segments of the model; costs no memory, whatever its size. Raises ConfigError as ``build`` does."""
+    return cut((name, tuple(tensor.shape)) for name, tensor in _outline(config).state_dict().items())
+
+
+def initial_state(config: FederationConfig) -> dict[str, F32]:
+    """The weights that a federation starts from, as ``build`` draws them. Raises ConfigError likewise."""
+    return read_state(build(config))
+
+
+def load_state(model: UNet2DModel, state: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Copy a state into a model, on whatever device. Raises WrongShape, and copies nothing, on a mismatch."""
+    tensors = model.state_dict()
+    odd = sorted(tensors.keys() ^ state.keys())
+    if odd:
+        raise WrongShape(f"{len(odd)} parameters are missing or not of this model, among them {odd[0]!r}")
+    for name, tensor in tensors.items():
+        if state[name].shape != tuple(tensor.shape):
+            raise WrongShape(f"parameter {name} has shape {state[name].shape}, not {tuple(tensor.shape)}")
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            # np.array copies: torch cannot wrap an array that is read-only.
+            tensor.copy_(torch.from_numpy(np.array(state[name], np.float32)))
+
+
+def read_state(model: UNet2DModel) -> dict[str, F32]:
+    """A copy of a model's weights, in C order; later training does not change it."""
+    return {
+        name: np.array(tensor.detach().cpu().numpy(), np.float32, order="C")
+        for name, tensor in model.state_dict().items()
+    }
+
+
+def scheduler(config: FederationConfig) -> DDPMScheduler:
+    """The forward process (Ho et al. 2020; the cosine schedule is Nichol & Dhariwal's, arXiv 2102.09672)."""
+    return DDPMScheduler(
+        **_schedule(config),
+        prediction_type={"epsilon": "epsilon", "v": "v_prediction"}[config.diffusion.prediction],
+        clip_sample=True,
+    )
+
+
+def sample(
+    config: FederationConfig,
+    state: Mapping[str, npt.NDArray[Any]],
+    count: int,
+    *,
+    steps: int = 50,
+    sampler: Sampler = "ddim",
+    seed: int = 0,
+    labels: Sequence[int] | None = None,
+    batch: int = 64,
+    progress: Callable[[int, int], None] | None = None,
+    device: str | torch.device | None = None,
+) -> npt.NDArray[np.uint8]:
+    """Draw ``count`` images, uint8 of shape (count, H, W, C).
+
+    ddim is deterministic (Song et al., arXiv 2010.02502), computed as the first-order DPM-Solver++, which it
+    equals; dpm-solver++ is the second-order multistep one (Lu et al., arXiv 2211.01095); ddpm is ancestral
+    sampling (Ho et al. 2020) and wants many ``steps``. All clip the predicted image to [-1, 1] and start at
+    the last timestep.
+
+    Image i depends on state, seed, i and its label alone: its noise comes from a generator of its own, so
+    neither ``count`` nor ``batch`` matters (but for rounding: a convolution of another batch size may differ
+    in its last bit). A class-conditional model without ``labels`` gets 0, 1, …, cyclically. ``progress(done,
+    count)`` follows each batch; ``device`` defaults to a GPU if there is one. Raises ConfigError for
+    arguments that cannot be, WrongShape for a foreign state.
+    """
+    chosen = _labels(config, count, labels)
+    if sampler not in SAMPLERS:
+        raise ConfigError(f"there is no sampler {sampler!r}; known: {', '.join(SAMPLERS)}")
+    if not 1 <= steps <= config.diffusion.timesteps or batch < 1:
+        raise ConfigError(
+            f"steps must be 1 to {config.diffusion.timesteps} (got {steps}), batch at least 1 (got {batch})"
+        )
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model = build(config)
+    load_state(model, state)
+    model.to(device).eval()
+    shape = (config.model["in_channels"], config.model["sample_size"], config.model["sample_size"])
+    images = np.empty((count, *shape[1:], shape[0]), np.uint8)
+    for start in range(0, count, batch):
+        indices = range(start, min(start + batch, count))
+        generators = [_generator(seed, index) for index in indices]
+        noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device)
+        classes = None if chosen is None else chosen[start : indices.stop].to(device)
+        pictures = _denoise(config, model, noise, classes, steps, sampler, generators)
+        images[start : indices.stop] = pictures.add(1).mul(127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        if progress is not None:
+            progress(indices.stop, count)
+    return images
+
+
+def grid(images: npt.NDArray[np.uint8], columns: int, scale: int = 1) -> Image.Image:
+    """One picture of many: uint8 (N, H, W, 1 or 3), row by row, each enlarged ``scale``-fold, unsmoothed.
+
+    The gap is one black pixel. Raises ConfigError for arguments that cannot be.
+    """
+    if images.ndim != 4 or not len(images) or images.shape[3] not in (1, 3) or columns < 1 or scale < 1:
+        raise ConfigError(f"no grid of images of shape {images.shape} in {columns} columns at scale {scale}")
+    count, height, width, channels = (int(length) for length in images.shape)
+    height, width, columns = height * scale, width * scale, min(columns, count)
+    rows = -(-count // columns)
+    sheet = np.zeros((rows * (height + 1) - 1, columns * (width + 1) - 1, channels), np.uint8)
+    for index, image in enumerate(images.repeat(scale, axis=1).repeat(scale, axis=2)):
+        top, left = index // columns * (height + 1), index % columns * (width + 1)
+        sheet[top : top + height, left : left + width] = image
+    return Image.fromarray(sheet[..., 0] if channels == 1 else sheet)
+
+
+def export(config: FederationConfig, state: Mapping[str, npt.NDArray[Any]], folder: Path) -> None:
+    """Write a folder for ``DDPMPipeline.from_pretrained``; its ``unet`` is one for ``UNet2DModel``'s.
+
+    Weights are safetensors. Raises WrongShape for a foreign state.
+    """
+    model = build(config)
+    load_state(model, state)
+    DDPMPipeline(unet=model, scheduler=scheduler(config)).save_pretrained(folder, safe_serialization=True)
+
+
+def _arguments(config: FederationConfig) -> dict[str, Any]:
+    """The arguments of UNet2DModel. Raises ConfigError for those that it does not know or we cannot train."""
+    arguments = {key: value for key, value in config.model.items() if key not in _SAVED_BY_DIFFUSERS}
+    for key in arguments:
+        if key not in _KNOWN:
+            raise ConfigError(f"unknown key model.{key}; known here: {', '.join(sorted(_KNOWN))}")
+    embedding = arguments.get("time_embedding_type", "positional")
+    if embedding not in ("positional", "learned"):
+        raise ConfigError(f"model.time_embedding_type must be positional or learned (got {embedding!r})")
+    if embedding == "learned" and arguments.get("num_train_timesteps") != config.diffusion.timesteps:
+        raise ConfigError(f"model.num_train_timesteps must be diffusion.timesteps, {config.diffusion.timesteps}")
+    if arguments.get("class_embed_type") is not None:
+        raise ConfigError("model.class_embed_type must be left out; set model.num_class_embeds for a conditional model")
+    return arguments
+
+
+def _outline(config: FederationConfig) -> UNet2DModel:
+    """The model without memory for its weights, tried on images without pixels. Raises ConfigError."""
+    arguments, size = _arguments(config), config.model["sample_size"]
+    try:
+        with torch.device("meta"):
+            model = UNet2DModel(**arguments)
+            labels = torch.zeros(1, dtype=torch.long) if config.conditional else None
+            images = torch.zeros(1, config.model["in_channels"], size, size)
+            shape = model(images, torch.zeros(1, dtype=torch.long), labels).sample.shape
+            if shape != images.shape:
+                raise ValueError(f"it makes {tuple(shape)} of {tuple(images.shape)}")
+    except (
+        Exception
+    ) as error:  # diffusers answers wrong arguments with whatever breaks first, UnboundLocalError included
+        cause = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"[model] is not a UNet2DModel for images of {size}x{size}: {cause:.300}") from None
+    return model
+
+
+def _schedule(config: FederationConfig) -> dict[str, Any]:
+    return {
+        "num_train_timesteps": config.diffusion.timesteps,
+        "beta_schedule": {"linear": "linear", "cosine": "squaredcos_cap_v2"}[config.diffusion.schedule],
+        "beta_start": config.diffusion.beta_start,
+        "beta_end": config.diffusion.beta_end,
+    }
+
+
+def _labels(config: FederationConfig, count: int, labels: Sequence[int] | None) -> torch.Tensor | None:
+    """A class for each image, or None for a model without classes. Raises ConfigError."""
+    if count < 1:
+        raise ConfigError(f"at least one image must be asked for (got {count})")
+    if not config.conditional:
+        if labels is not None:
+            raise ConfigError("labels were given, but the model has no classes")
+        return None
+    classes = int(config.model["num_class_embeds"])
+    if labels is None:
+        return torch.arange(count) % classes
+    if len(labels) != count or not all(0 <= label < classes for label in labels):
+        raise ConfigError(f"labels must be {count} numbers from 0 to {classes - 1}")
+    return torch.tensor(labels, dtype=torch.long)
+
+
+def _generator(seed: int, index: int) -> torch.Generator:
+    words = np.random.SeedSequence([seed % (1 << 64), index]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(words[0]))
+
+
+@torch.inference_mode()
+def _denoise(
+    config: FederationConfig,
+    model: UNet2DModel,
+    images: torch.Tensor,
+    classes: torch.Tensor | None,
+    steps: int,
+    sampler: Sampler,
+    generators: list[torch.Generator],
+) -> torch.Tensor:
+    """From noise to images in [-1, 1], both float32 (N, C, H, W)."""
+    process, total = scheduler(config), config.diffusion.timesteps
+    solver = (
+        DDPMScheduler(**_schedule(config), prediction_type="sample", clip_sample=False)
+        if sampler == "ddpm"
+        else DPMSolverMultistepScheduler(
+            **_schedule(config), prediction_type="sample", solver_order=1 if sampler == "ddim" else 2
+        )
+    )
+    # "Trailing" spacing (Lin et al., arXiv 2305.08891) in whole numbers; diffusers' floats can end at -1.
+    solver.set_timesteps(timesteps=[total - 1 - index * total // steps for index in range(steps)])
+    for timestep in solver.timesteps:
+        output = model(images, timestep, classes).sample
+        signal = process.alphas_cumprod[timestep].sqrt()
+        noise = (1 - process.alphas_cumprod[timestep]).sqrt()
+        # Clipped here because the multistep solver does not: an early error would be carried to the end.
+        clean = (
+            signal * images - noise * output
+            if config.diffusion.prediction == "v"
+            else (images - noise * output) / signal
+        )
+        images = solver.step(clean.clamp(-1, 1), timestep, images, generator=generators).prev_sample
+    return images.clamp(-1, 1)

@@ -1,0 +1,82 @@
+"""Ready federations: a model, its diffusion and training, for data of a known kind.
+
+A preset lies under the keys of the federation's own file, which win. Parameter counts are those of diffusers'
+``UNet2DModel`` and are checked by a test.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # scikit-learn's 8x8 handwritten digits enlarged to 16x16; the demo.
+    "digits-16": {
+        "model": {
+            "sample_size": 16,
+            "in_channels": 1,
+            "out_channels": 1,
+            "block_out_channels": [32, 64],
+            "down_block_types": ["DownBlock2D", "DownBlock2D"],
+            "up_block_types": ["UpBlock2D", "UpBlock2D"],
+            "layers_per_block": 1,
+            "norm_num_groups": 8,
+            "add_attention": False,
+            "num_class_embeds": 10,
+        },
+        "data": {"classes": [str(digit) for digit in range(10)]},
+        "diffusion": {"schedule": "linear", "timesteps": 1000},
+        "training": {"epochs": 2, "batch_size": 64, "learning_rate": 2e-3},
+    },
+    # Fashion-MNIST and the like; 3.1 M parameters, as FedDiffuse's 3.0 M (arXiv 2406.12575).
+    "gray-28": {
+        "model": {
+            "sample_size": 28,
+            "in_channels": 1,
+            "out_channels": 1,
+            "block_out_channels": [40, 80, 128],
+            "down_block_types": ["DownBlock2D", "DownBlock2D", "AttnDownBlock2D"],
+            "up_block_types": ["AttnUpBlock2D", "UpBlock2D", "UpBlock2D"],
+            "layers_per_block": 1,
+            "norm_num_groups": 8,
+            "attention_head_dim": 32,
+        },
+        "diffusion": {"schedule": "linear", "timesteps": 1000, "loss": "huber"},
+        "training": {"epochs": 5, "batch_size": 128, "learning_rate": 1e-4},
+    },
+    # The DDPM network of Ho et al. 2020 for CIFAR-10, as in google/ddpm-cifar10-32: 35,746,307 parameters.
+    "cifar-32": {
+        "model": {
+            "sample_size": 32,
+            "in_channels": 3,
+            "out_channels": 3,
+            "block_out_channels": [128, 256, 256, 256],
+            "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"],
+            "up_block_types": ["UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
+            "layers_per_block": 2,
+            "downsample_padding": 0,
+            "flip_sin_to_cos": False,
+            "freq_shift": 1,
+            "norm_eps": 1e-6,
+            "attention_head_dim": None,
+        },
+        "diffusion": {"schedule": "linear", "timesteps": 1000},
+        "training": {"epochs": 1, "batch_size": 128, "learning_rate": 2e-4, "horizontal_flip": True},
+    },
+    # CT slices at 64x64, two classes, v-prediction (Tun et al., ATC 2023).
+    "ct-64": {
+        "model": {
+            "sample_size": 64,
+            "in_channels": 1,
+            "out_channels": 1,
+            "block_out_channels": [64, 128, 256, 256],
+            "down_block_types": ["DownBlock2D", "DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"],
+            "up_block_types": ["AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D", "UpBlock2D"],
+            "layers_per_block": 2,
+            "attention_head_dim": 32,
+            "num_class_embeds": 2,
+        },
+        "data": {"classes": ["covid", "non-covid"]},
+        "diffusion": {"schedule": "cosine", "timesteps": 1000, "prediction": "v"},
+        "training": {"epochs": 5, "batch_size": 64, "learning_rate": 2e-4},
+    },
+}

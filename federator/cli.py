@@ -1,0 +1,133 @@
+"""``feddiff-federator``: everything the coordinating site types.
+
+Only parses and prints; imports what a command needs when it needs it, so that ``--help`` is instant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from feddiff.core import console
+
+
+def parser() -> argparse.ArgumentParser:
+    root = argparse.ArgumentParser(prog="feddiff-federator", description="The coordinating site of a federation.")
+    commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, text: str, config: bool = True) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        if config:
+            command.add_argument(
+                "--config",
+                type=Path,
+                default=Path("federation.toml"),
+                help="the federation's TOML file; its folder holds the state (default: ./federation.toml)",
+            )
+        return command
+
+    init = add("init", "Make a CA, a server certificate and an example federation.toml in a folder.", config=False)
+    init.add_argument("folder", type=Path)
+    init.add_argument("--address", required=True, metavar="HOST:PORT", help="where silos will reach this federator")
+    init.add_argument("--also", action="append", default=[], metavar="NAME", help="another name or IP of this host")
+    init.add_argument("--name", default="federation", help="the federation's name")
+    init.add_argument("--preset", default="digits-16", help="the model to begin with")
+    invite = add("invite", "Print the command that makes an institution a silo of this federation.")
+    invite.add_argument("name", help="the silo's name, e.g. hospital-a")
+    invite.add_argument("--expires", default="7d", metavar="TIME", help="e.g. 12h or 7d (default: 7d)")
+    invite.add_argument("--token-only", action="store_true", help="print only the token")
+    serve = add("serve", "Run the federation until its rounds are done.")
+    serve.add_argument("--listen", metavar="HOST:PORT", help="default: all addresses, the port given to init")
+    serve.add_argument("--verbose", action="store_true")
+    for name, text in (
+        ("status", "What the federation is doing, and what it waits for."),
+        ("ledger", "What every round cost: one row per round, silo, segment and direction."),
+    ):
+        add(name, text).add_argument("--json", action="store_true")
+    for name, text in (
+        ("pause", "Let the open round end, then open no new one."),
+        ("resume", "Go on after a pause."),
+        ("stop", "Let the open round end, then finish the federation."),
+    ):
+        add(name, text)
+    evict = add("evict", "Refuse a silo from now on.")
+    evict.add_argument("name")
+    evict.add_argument("--reason", default="by the operator")
+    sample = add("sample", "Draw images from the global model.")
+    sample.add_argument("--out", type=Path, required=True, metavar="GRID.PNG")
+    sample.add_argument("--count", type=int, default=64)
+    sample.add_argument("--steps", type=int, default=50)
+    sample.add_argument("--seed", type=int, default=0)
+    sample.add_argument("--scale", type=int, default=1, help="enlarge each pixel")
+    export = add("export", "Write the global model as a folder that diffusers loads.")
+    export.add_argument("folder", type=Path)
+    report = add("report", "Write charts and report.html.")
+    report.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    report.add_argument("--samples", type=Path, action="append", default=[], metavar="PNG")
+    return root
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    return console.run("feddiff-federator", lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.command == "init":
+        from feddiff.federator import site
+
+        print(site.init(options.folder, options.name, options.preset, options.address, options.also))
+        return 0
+    if options.command == "invite":
+        from feddiff.federator import site
+
+        token = site.invite(options.config, options.name, options.expires)
+        print(token if options.token_only else site.invitation_text(token, options.name, options.expires))
+        return 0
+    if options.command == "serve":
+        return _serve(options)
+    from feddiff.federator import desk
+
+    if options.command in ("pause", "resume", "stop", "evict"):
+        order = {"silo": options.name, "reason": options.reason} if options.command == "evict" else {}
+        print(desk.order(options.config, options.command, order))
+    elif options.command == "status":
+        print(desk.status(options.config, options.json))
+    elif options.command == "ledger":
+        print(desk.ledger(options.config, options.json))
+    elif options.command == "sample":
+        desk.sample(options.config, options.out, options.count, options.steps, options.seed, options.scale)
+        print(f"{options.count} images in {options.out}")
+    elif options.command == "export":
+        desk.export(options.config, options.folder)
+        print(f'{options.folder}: load it with diffusers.DDPMPipeline.from_pretrained("{options.folder}")')
+    elif options.command == "report":
+        print(desk.report(options.config, options.out, options.samples))
+    return 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    import signal
+
+    from feddiff.federator import handshakes
+
+    handshakes.watch()
+    console.log_lines(options.verbose)
+    from feddiff.core.config import load
+    from feddiff.federator import site
+    from feddiff.federator.daemon import Federator
+    from feddiff.federator.progress import round_line
+
+    config = load(options.config)
+    folder = options.config.resolve().parent
+    federator = Federator(folder, config, options.listen or f"[::]:{site.address(folder)[1]}")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: federator.stop())
+    print(f"{config.name}: {config.plan}, {config.rounds.count} rounds, port {federator.port}", flush=True)
+    federator.run(lambda closed: print(round_line(federator.federation, closed), flush=True))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,259 @@
+"""The federator as a running process: wiring, and the one loop that advances the rounds.
+
+    view ──rounds.decide──► wait | open | fold | finish ──► view …
+
+Everything that a round needs is on disk before it counts, so the loop may be killed between any two lines.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent import futures
+from pathlib import Path
+
+import grpc
+
+from feddiff.core import wire
+from feddiff.core.config import FederationConfig
+from feddiff.core.errors import ConfigError, FedDiffError, StoreError
+from feddiff.core.store import WeightsReader
+from feddiff.core.transfer import Transfer, path
+from feddiff.federator import operator
+from feddiff.federator.database import Database
+from feddiff.federator.enroll import EnrollmentService
+from feddiff.federator.federation import Federation
+from feddiff.federator.fold import BadUpdate, Contribution
+from feddiff.federator.initial import prepare
+from feddiff.federator.journal import Round
+from feddiff.federator.rounds import decide
+from feddiff.federator.service import FederationService
+from feddiff.federator.traffic import Traffic
+from feddiff.v1 import enrollment_pb2_grpc, federation_pb2_grpc, operator_pb2_grpc
+
+MAX_THREADS = 256
+FAREWELL_S = 20.0
+"""How long a finished federator stays to tell the silos so."""
+
+log = logging.getLogger("feddiff.federator")
+
+
+def open_federation(folder: Path, config: FederationConfig) -> Federation:
+    """The federation of a state folder, made ready on first use. Raises ConfigError if the rules have changed."""
+    database = Database(folder / "federation.db")
+    layout = prepare(folder, config)
+    federation = Federation(folder, config, layout, database)
+    known = federation.journal.fact("config")
+    if known is not None and known != config.digest:
+        raise ConfigError(
+            f"the federation's rules have changed since it began (digest {known[:12]}, now {config.digest[:12]});"
+            " restore the file, or begin a new federation in an empty folder"
+        )
+    if known is None:
+        with WeightsReader(folder / "initial.safetensors") as reader:
+            for segment in layout.names:
+                federation.versions.publish_initial(segment, reader)
+        federation.journal.publish(dict.fromkeys(layout.names, 0), None, (), time.time())
+        federation.journal.note("config", config.digest)
+        federation.current = federation.journal.current()
+    return federation
+
+
+class Federator:
+    """``feddiff-federator serve``. Holds the lock of its state folder while it lives."""
+
+    def __init__(self, folder: Path, config: FederationConfig, listen: str) -> None:
+        self._lock = _lock(folder)
+        self.federation = open_federation(folder, config)
+        self._stop = threading.Event()
+        self._servers: list[grpc.Server] = []
+        self.port = self._serve_silos(folder, listen)
+        self._serve_operator(folder)
+
+    def _serve_silos(self, folder: Path, listen: str) -> int:
+        federation = self.federation
+        authority, authority_key = (folder / "ca.pem").read_bytes(), (folder / "ca.key").read_bytes()
+        identity = ((folder / "server.key").read_bytes(), (folder / "server.pem").read_bytes())
+
+        def roots() -> grpc.ServerCertificateConfiguration:
+            trusted = [authority, *federation.roster.invitation_certificates()]
+            return grpc.ssl_server_certificate_configuration([identity], root_certificates=b"".join(trusted))
+
+        server = grpc.server(
+            futures.ThreadPoolExecutor(MAX_THREADS, "rpc"),
+            interceptors=[wire.ErrorInterceptor(_refused)],
+            options=wire.SERVER_OPTIONS,
+            maximum_concurrent_rpcs=MAX_THREADS,
+        )
+        _check_free(listen)
+        credentials = grpc.dynamic_ssl_server_credentials(roots(), roots, require_client_authentication=True)
+        try:
+            port = server.add_secure_port(listen, credentials)
+        except RuntimeError:
+            raise ConfigError(f"{listen} cannot be listened on; is the address one of this machine's?") from None
+        self.traffic = Traffic(federation.ledger, port, lambda: federation.round.round if federation.round else 0)
+        federation_pb2_grpc.add_FederationServicer_to_server(FederationService(federation, self.traffic), server)
+        enrollment_pb2_grpc.add_EnrollmentServicer_to_server(
+            EnrollmentService(federation.roster, federation.config.name, authority, authority_key), server
+        )
+        wire.add_health(server)
+        server.start()
+        self._servers.append(server)
+        return int(port)
+
+    def _serve_operator(self, folder: Path) -> None:
+        server = grpc.server(futures.ThreadPoolExecutor(4, "operator"), interceptors=[wire.ErrorInterceptor(_refused)])
+        operator_pb2_grpc.add_OperatorServicer_to_server(operator.OperatorService(self.federation), server)
+        mask = os.umask(0o077)
+        try:
+            server.add_insecure_port(operator.choose_address(folder))
+            server.start()
+        finally:
+            os.umask(mask)
+        self._servers.append(server)
+
+    def stop(self) -> None:
+        """Ask ``run`` to return; safe in a signal handler."""
+        self._stop.set()
+
+    def run(self, told: Callable[[Round], None] = lambda _: None) -> bool:
+        """Advance the rounds until they are done (True) or ``stop`` is called (False). ``told`` hears of each round."""
+        flusher = threading.Thread(target=self._flush, name="traffic")
+        flusher.start()
+        try:
+            while not self._stop.is_set():
+                if self._step(told):
+                    self._farewell()
+                    return True
+            return False
+        finally:
+            self._stop.set()
+            for server in self._servers:
+                server.stop(grace=1.0).wait()
+            flusher.join()
+            os.close(self._lock)
+
+    def _step(self, told: Callable[[Round], None]) -> bool:
+        federation = self.federation
+        decision = decide(time.monotonic(), federation.view(time.monotonic()), federation.config.rounds)
+        if decision.reason != federation.decision.reason or decision.action != "wait":
+            # Countdowns change every second; the log tells the first of them.
+            quiet = (
+                decision.action == "wait" and federation.decision.reason.split(" s ")[0][:24] == decision.reason[:24]
+            )
+            log.log(logging.DEBUG if quiet else logging.INFO, "%s", decision.reason)
+        federation.decision = decision
+        if decision.action == "open":
+            federation.phase = "collecting"
+            opened = federation.open_round(decision.silos, decision.reason)
+            log.info("round %d opens: %s", opened.round, opened.plan.reason)
+        elif decision.action == "fold":
+            federation.phase = "folding"
+            self._fold(decision.silos)
+            if federation.round is not None and federation.round.closed_at is not None:
+                self.traffic.flush()
+                told(federation.round)
+        elif decision.action == "finish":
+            with federation.changed:
+                federation.journal.note("finished", decision.reason)
+                federation.finished = True
+                federation.changed.notify_all()
+            return True
+        else:
+            view = federation.view(time.monotonic())
+            federation.phase = "collecting" if view.collecting else "paused" if view.paused else "waiting"
+            with federation.changed:
+                federation.changed.wait(0.5)
+        return False
+
+    def _fold(self, silos: tuple[str, ...]) -> None:
+        """Average the updates of these silos, segment by segment, and publish; or reject a bad one and try again."""
+        federation, current = self.federation, self.federation.round
+        assert current is not None
+        left_out = sorted({each.silo for each in current.plan.assignments} - set(silos))
+        if left_out:
+            log.warning("round %d is averaged WITHOUT %s", current.round, ", ".join(left_out))
+        versions: dict[str, int] = {}
+        assignments = [each for each in current.plan.assignments if each.silo in silos]
+        try:
+            for segment in federation.layout.names:
+                reporting = [each.silo for each in assignments if segment in each.up]
+                if not reporting:
+                    continue
+                base = federation.current[segment]
+                self._fold_segment(current, segment, base, reporting)
+                versions[segment] = base + 1
+        except BadUpdate as error:
+            log.error("round %d: the update of %s is rejected: %s", current.round, error.silo, error.reason)
+            federation.reject(error.silo, error.reason)
+            return
+        federation.published(versions, silos)
+        log.info("round %d is published: %d updates, %d segments", current.round, len(silos), len(versions))
+        federation.versions.prune(federation.current)
+        for old in (federation.folder / "spool").glob("round-*"):
+            shutil.rmtree(old)
+
+    def _fold_segment(self, current: Round, segment: str, base: int, silos: list[str]) -> None:
+        federation = self.federation
+        folder = federation.spool(current.round)
+        opened = {
+            silo: Transfer(path(folder, federation.versions.upload(current.round, silo, segment, base)))
+            for silo in silos
+        }
+        try:
+            contributions = [Contribution(silo, current.weights[silo], opened[silo]) for silo in silos]
+            federation.versions.publish(segment, base, base + 1, contributions)
+        finally:
+            for each in opened.values():
+                each.close()
+
+    def _farewell(self) -> None:
+        """Stay until every silo that is here has heard that it is over."""
+        federation, until = self.federation, time.monotonic() + FAREWELL_S
+        log.info("finished: %s", federation.decision.reason)
+        with federation.changed:
+            while time.monotonic() < until and not self._stop.is_set():
+                here = federation.reachable(time.monotonic())
+                if all(federation.presence[name].told_finished for name in here):
+                    break
+                federation.changed.wait(0.2)
+        time.sleep(0.3)  # the last answers are on their way
+
+    def _flush(self) -> None:
+        while not self._stop.wait(1.0):
+            self.traffic.flush()
+        self.traffic.flush()
+
+
+def _refused(method: str, peer: str, error: FedDiffError) -> None:
+    log.warning("%s refused to %s: %s", method, peer, error.sentence)
+
+
+def _lock(folder: Path) -> int:
+    try:
+        handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreError(f"{folder}: {error.strerror}") from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise StoreError(f"{folder} is in use by another federator") from None
+    return handle
+
+
+def _check_free(listen: str) -> None:
+    """gRPC's own message for a port in use is two lines of C core; say it in one. Raises ConfigError."""
+    host, _, port = listen.rpartition(":")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host.strip("[]"), int(port)))
+        except OSError as error:
+            raise ConfigError(f"{listen} cannot be listened on: {str(error.strerror).lower()}") from None

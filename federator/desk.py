@@ -1,0 +1,214 @@
+"""The operator's desk: questions and orders to a federation, running or not.
+
+Orders and live status go through the daemon's local socket; what is on disk is read from disk, so that the ledger, the
+samples and the report outlive the daemon.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from feddiff.core import wire
+from feddiff.core.config import FederationConfig, load
+from feddiff.core.errors import ConfigError, FederatorUnavailable, StoreError
+from feddiff.core.segments import F32, Layout
+from feddiff.core.store import WeightsReader
+from feddiff.federator.database import Database
+from feddiff.federator.federation import Federation
+from feddiff.federator.ledger import OVERHEAD
+from feddiff.federator.operator import ADDRESS_FILE
+from feddiff.federator.operator import status as status_of
+from feddiff.federator.progress import size
+from feddiff.v1 import operator_pb2 as pb
+from feddiff.v1 import operator_pb2_grpc
+
+if TYPE_CHECKING:
+    from feddiff.federator.report import Story
+
+_REQUESTS = {
+    "status": ("GetStatus", pb.StatusRequest),
+    "pause": ("Pause", pb.PauseRequest),
+    "resume": ("Resume", pb.ResumeRequest),
+    "stop": ("Stop", pb.StopRequest),
+    "evict": ("Evict", pb.EvictRequest),
+}
+
+
+def opened(config: Path) -> Federation:
+    """The federation on disk, read only by convention. Raises StoreError if it has not begun."""
+    rules, folder = load(config), config.resolve().parent
+    if not (folder / "layout.json").exists() or not (folder / "federation.db").exists():
+        raise StoreError(f"{folder} holds no federation that has begun; run `feddiff-federator serve` first")
+    layout = Layout.from_json((folder / "layout.json").read_text())
+    return Federation(folder, rules, layout, Database(folder / "federation.db"))
+
+
+def order(config: Path, command: str, fields: Mapping[str, str]) -> str:
+    """Give an order to the running daemon; returns its status. Raises FederatorUnavailable, ConfigError."""
+    return _status_text(_ask(config, command, fields))
+
+
+def status(config: Path, as_json: bool) -> str:
+    """Live if the daemon runs; from disk otherwise."""
+    try:
+        reply = _ask(config, "status", {})
+    except FederatorUnavailable:
+        reply = status_of(opened(config), live=False)
+    return json.dumps(_plain(reply), indent=2) if as_json else _status_text(reply)
+
+
+def _ask(config: Path, command: str, fields: Mapping[str, str]) -> pb.StatusReply:
+    import grpc
+
+    load(config)  # a wrong file is said first
+    folder = config.resolve().parent
+    try:
+        address = (folder / ADDRESS_FILE).read_text()
+    except OSError:
+        raise FederatorUnavailable(f"no federator is running in {folder}") from None
+    method, request = _REQUESTS[command]
+    with grpc.insecure_channel(address, options=[("grpc.enable_retries", 0)]) as channel:
+        try:
+            reply: pb.StatusReply = getattr(operator_pb2_grpc.OperatorStub(channel), method)(
+                request(**fields), timeout=10
+            )
+            return reply
+        except grpc.RpcError as error:
+            found = wire.raised(error)
+            if isinstance(found, FederatorUnavailable):
+                raise FederatorUnavailable(f"no federator is running in {folder}") from None
+            raise found from None
+
+
+def _plain(reply: pb.StatusReply) -> dict[str, Any]:
+    fields = {field.name: getattr(reply, field.name) for field in reply.DESCRIPTOR.fields if field.name != "silos"}
+    fields["silos"] = [
+        {
+            field.name: list(value) if field.name == "up" else None if value != value else value  # NaN is not JSON
+            for field in silo.DESCRIPTOR.fields
+            for value in [getattr(silo, field.name)]
+        }
+        for silo in reply.silos
+    ]
+    return fields
+
+
+def _status_text(reply: pb.StatusReply) -> str:
+    lines = [
+        f"{reply.federation}: {reply.phase}, round {reply.round} of {reply.rounds}, plan {reply.policy}",
+        f"  {reply.reason}",
+        f"  on the wire so far: {size(reply.wire_down)} down, {size(reply.wire_up)} up",
+        f"  {'silo':<20} {'enrolled':<9} {'reachable':<10} {'planned':<8} {'training':<9} {'images':>8}  loss    doing",
+    ]
+    for silo in reply.silos:
+        truths = ["yes" if t else "no" for t in (silo.enrolled, silo.reachable, silo.planned, silo.training)]
+        doing = "committed" if silo.committed else silo.phase + (f" {silo.step}/{silo.steps}" if silo.steps else "")
+        loss = "-" if math.isnan(silo.loss) else f"{silo.loss:.4f}"
+        lines.append(
+            f"  {silo.name:<20} {truths[0]:<9} {truths[1]:<10} {truths[2]:<8} {truths[3]:<9} {silo.samples:>8}"
+            f"  {loss:<7} {doing}{f' ({silo.note})' if silo.note else ''}"
+        )
+    if not reply.silos:
+        lines.append("  no silo is enrolled; `feddiff-federator invite NAME` makes an invitation")
+    return "\n".join(lines)
+
+
+def ledger(config: Path, as_json: bool) -> str:
+    """All rows. Sizes in bytes."""
+    entries = list(opened(config).ledger.entries())
+    if as_json:
+        return json.dumps([asdict(entry) for entry in entries], indent=1)
+    columns = ("parameters", "raw", "encoded", "wire", "retransmitted")
+    head = f"{'round':>5} {'silo':<20} {'segment':<12} {'way':<4}" + "".join(f"{name:>14}" for name in columns)
+    lines = [head + f"{'seconds':>9}"]
+    for entry in entries:
+        name = "(overhead)" if entry.segment == OVERHEAD else entry.segment
+        lines.append(
+            f"{entry.round:>5} {entry.silo or '(unknown)':<20} {name:<12} {entry.direction:<4}"
+            + "".join(f"{getattr(entry, column):>14}" for column in columns)
+            + f"{entry.seconds:>9.2f}"
+            + (" estimated" if entry.estimated else "")
+        )
+    total = "".join(f"{sum(getattr(entry, column) for entry in entries):>14}" for column in columns)
+    return "\n".join([*lines, f"{'total':<44}{total}{sum(entry.seconds for entry in entries):>9.2f}"])
+
+
+def global_state(federation: Federation) -> dict[str, F32]:
+    """The global model: parameter name to float32 array. Raises ConfigError for plans that have none."""
+    config: FederationConfig = federation.config
+    if config.plan in ("ulatdec", "udec"):
+        raise ConfigError(
+            f"plan {config.plan} has no global model: encoders stay with the silos;"
+            " use `feddiff-silo sample` or `feddiff-silo export` at a silo"
+        )
+    state: dict[str, F32] = {}
+    for segment in federation.layout.segments:
+        with WeightsReader(federation.versions.weights(segment.name, federation.current[segment.name])) as reader:
+            state |= segment.scatter(reader.read(segment.name))
+    return state
+
+
+def sample(config: Path, out: Path, count: int, steps: int, seed: int, scale: int) -> None:
+    """Draw a grid of images from the global model."""
+    federation = opened(config)
+    state = global_state(federation)
+    from feddiff.core import diffusion
+
+    images = diffusion.sample(federation.config, state, count, steps=steps, seed=seed)
+    diffusion.grid(images, columns=diffusion.columns(federation.config, count), scale=scale).save(out)
+
+
+def export(config: Path, folder: Path) -> None:
+    """Write the global model for diffusers."""
+    federation = opened(config)
+    state = global_state(federation)
+    from feddiff.core import diffusion
+
+    diffusion.export(federation.config, state, folder)
+
+
+def story(federation: Federation, samples: list[tuple[str, Path]]) -> Story:
+    """What the report tells."""
+    from feddiff.federator.report import RoundSummary, Story
+
+    metrics = federation.journal.metrics()
+    rounds = [
+        RoundSummary(
+            each.round,
+            len(each.silos),
+            len(each.plan.assignments),
+            {silo: by["loss"] for silo, by in metrics.get(each.round, {}).items() if "loss" in by},
+            each.opened_at,
+            each.closed_at,
+        )
+        for each in federation.journal.rounds()
+        if each.closed_at is not None
+    ]
+    config = federation.config
+    return Story(
+        federation=config.name,
+        policy=config.plan,
+        config=json.dumps(json.loads(config.canonical()), indent=2),
+        config_digest=config.digest,
+        layout=federation.layout,
+        rounds=rounds,
+        entries=list(federation.ledger.entries()),
+        samples=samples,
+        codec_up=config.codec.up,
+        codec_down=config.codec.down,
+    )
+
+
+def report(config: Path, folder: Path, samples: list[Path]) -> str:
+    """Write charts and page; returns the summary."""
+    from feddiff.federator import report as page
+
+    told = story(opened(config), [(path.stem, path) for path in samples])
+    folder.mkdir(parents=True, exist_ok=True)
+    page.write(told, folder)
+    return page.summary(told)

@@ -1,0 +1,336 @@
+"""The federation as the daemon's threads share it: who is here, which round it is, what each silo's task is.
+
+Holds no socket. The service asks on behalf of silos, ``daemon`` advances the rounds, the operator steers; all of them
+see one consistent state under one lock, and everything that must outlive the process is in the journal first.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from feddiff.core import transfer
+from feddiff.core.config import FederationConfig
+from feddiff.core.errors import NotSelected, ProtocolError, RoundClosed, TransferError
+from feddiff.core.segments import Layout
+from feddiff.core.transfer import Chunk, Commit, Manifest, Receiver
+from feddiff.federator.database import Database
+from feddiff.federator.journal import Journal, Round
+from feddiff.federator.ledger import Entry, Ledger
+from feddiff.federator.planner import Assignment, plan_round
+from feddiff.federator.roster import Roster
+from feddiff.federator.rounds import Decision, Planned, View
+from feddiff.federator.versions import Versions
+
+REACHABLE_S = 75.0
+"""A silo counts as reachable this long after it was last heard: it asks for its task every 25 s when idle."""
+
+log = logging.getLogger("feddiff.federator")
+
+
+@dataclass
+class Presence:
+    """What is known of a silo only while the process lives. Times of ``time.monotonic``."""
+
+    heard_at: float
+    progress_at: float
+    held: dict[str, int] = field(default_factory=dict)
+    phase: str = "joined"
+    step: int = 0
+    steps: int = 0
+    told_finished: bool = False
+    receiver: Receiver | None = None
+
+
+@dataclass(frozen=True)
+class Work:
+    """A silo's part in the open round."""
+
+    round: int
+    down: tuple[Manifest, ...]
+    up: tuple[Manifest, ...]
+    start: Mapping[str, int]
+    personal: tuple[str, ...]
+
+
+class Federation:
+    """One federation, as its federator runs it."""
+
+    def __init__(self, folder: Path, config: FederationConfig, layout: Layout, database: Database) -> None:
+        self.folder, self.config, self.layout = folder, config, layout
+        self._database = database
+        self.roster, self.journal, self.ledger = Roster(database), Journal(database), Ledger(database)
+        self.versions = Versions(folder, layout, config)
+        self.changed = threading.Condition()
+        self.presence: dict[str, Presence] = {}
+        self.finished = self.journal.fact("finished") is not None
+        self.phase = "waiting"
+        self.decision = Decision("wait", "starting")
+        self.current = self.journal.current()
+        self._since = time.monotonic()
+        self._quorum_since: float | None = None
+        self._snapshot = threading.Lock()
+        self.round = self.journal.last()
+        self.committed = self._complete_updates()
+
+    # -- what the service asks on behalf of a silo
+
+    def join(
+        self,
+        silo: str,
+        samples: int,
+        labels: Mapping[str, int],
+        held: Mapping[str, int],
+        device: str,
+        software: str,
+    ) -> None:
+        """A silo introduces itself; again after every restart of either side. Raises ProtocolError."""
+        if not 1 <= samples <= 1 << 40:
+            raise ProtocolError(f"{silo} says it has {samples} images; at least 1 is needed")
+        self.roster.introduce(silo, samples, labels, device, software)
+        with self.changed:
+            self.hear(silo, held)
+            self.presence[silo].phase = "joined"
+            log.info("%s joined with %d images (%s)", silo, samples, device)
+
+    def hear(self, silo: str, held: Mapping[str, int] | None = None, progress: bool = True) -> Presence:
+        """A sign of life. Raises ProtocolError for a version that was never published."""
+        with self.changed:
+            now = time.monotonic()
+            known = self.presence.get(silo)
+            if known is None:
+                known = self.presence[silo] = Presence(now, now)
+                self.changed.notify_all()
+            known.heard_at = now
+            if progress:
+                known.progress_at = now
+            if held is not None:
+                for segment, version in held.items():
+                    if not 0 <= version <= self.current.get(segment, -1):
+                        raise ProtocolError(f"{silo} holds {segment!r:.80} version {version}, which never was")
+                known.held = dict(held)
+            return known
+
+    def work(self, silo: str) -> Work | None:
+        """The silo's part in the open round, or None if there is nothing (more) for it to do."""
+        with self.changed:
+            assignment = self._assignment(silo)
+            if assignment is None or self.round is None or silo in self._settled(self.round.round):
+                return None
+            held = self.presence[silo].held if silo in self.presence else {}
+            # A silo that has lost (or never had) a segment gets it, whatever the plan says comes down.
+            wanted = [name for name in self.layout.names if name in assignment.down or name not in held]
+            targets = {name: self.current[name] for name in wanted}
+            up = [self.versions.upload(self.round.round, silo, name, self.current[name]) for name in assignment.up]
+            return Work(
+                self.round.round,
+                tuple(self.versions.routes(held, targets)),
+                tuple(up),
+                {name: self.current[name] for name in assignment.down},
+                assignment.personal,
+            )
+
+    def _assignment(self, silo: str) -> Assignment | None:
+        if self.round is None or self.round.closed_at is not None:
+            return None
+        return next((each for each in self.round.plan.assignments if each.silo == silo), None)
+
+    def _settled(self, round: int) -> set[str]:
+        return self.committed | self.journal.rejections(round).keys()
+
+    def open_transfers(self, silo: str, wanted: Sequence[Manifest]) -> list[transfer.Transfer]:
+        """The published transfers that a silo fetches. Raises NotSelected for any that its task does not name."""
+        with self.changed:
+            assignment = self._assignment(silo)
+            allowed = set(assignment.down) if assignment else set()
+            held = self.presence[silo].held if silo in self.presence else {}
+            allowed |= set(self.layout.names) - held.keys() if assignment else set()
+            for each in wanted:
+                # Not the exact route of the task: which of two routes is shorter may have changed since.
+                known = each.segment in allowed and each.version <= self.current[each.segment]
+                if not known or each != self.versions.manifest(each.segment, each.base_version, each.version):
+                    raise NotSelected(f"{silo} fetches {each.transfer}, which its task does not name")
+        with self._snapshot:
+            return [self.versions.open(manifest) for manifest in wanted]
+
+    def receiver(self, silo: str, round: int, offered: Sequence[Manifest]) -> Receiver:
+        """Take over a silo's upload; an earlier stream of it ends. Raises RoundClosed, NotSelected, ProtocolError."""
+        with self.changed:
+            self._check_open(silo, round)
+            expected = self.uploads(silo)
+            if list(offered) != list(expected):
+                raise ProtocolError(f"{silo} offers other transfers than its task names")
+            known = self.hear(silo)
+            if known.receiver is not None:
+                known.receiver.close()
+            known.receiver = Receiver(self.spool(round), expected)
+            return known.receiver
+
+    def uploads(self, silo: str) -> list[Manifest]:
+        """What the open round wants of a silo."""
+        assignment = self._assignment(silo)
+        if assignment is None or self.round is None:
+            return []
+        number = self.round.round
+        return [self.versions.upload(number, silo, name, self.current[name]) for name in assignment.up]
+
+    def _check_open(self, silo: str, round: int) -> None:
+        if self.round is None or self.round.round != round or self.round.closed_at is not None:
+            raise RoundClosed(f"round {round} is over; the update of {silo} came too late")
+        if self._assignment(silo) is None:
+            raise NotSelected(f"{silo} has no part in round {round}")
+        if silo in self.journal.rejections(round):
+            raise RoundClosed(f"round {round} goes on without {silo}: {self.journal.rejections(round)[silo]}")
+
+    def take(self, silo: str, round: int, receiver: Receiver, part: Chunk | Commit) -> bool:
+        """Keep a part of an upload; False if it was there already. Raises RoundError, TransferError."""
+        with self.changed:
+            known = self.hear(silo)
+            if known.receiver is not receiver:
+                raise TransferError(f"{silo} has opened another upload since")
+            self._check_open(silo, round)
+            known.phase = "submitting"
+        if isinstance(part, Chunk):
+            return receiver.chunk(part)
+        receiver.commit(part)
+        manifest = receiver.manifests[part.offer]
+        stored = transfer.path(receiver.folder, manifest)
+        opened = transfer.Transfer(stored)
+        opened.close()
+        with self.changed:
+            with self._database.transaction():
+                fresh = self.journal.commit_update(round, silo, manifest.segment, part.digest, time.time())
+                if fresh:
+                    self.ledger.add(
+                        Entry(
+                            round,
+                            silo,
+                            manifest.segment,
+                            "up",
+                            parameters=manifest.elements,
+                            raw=4 * manifest.elements,
+                            encoded=opened.payload_bytes,
+                        )
+                    )
+            self.committed = self._complete_updates()
+            if silo in self.committed:
+                known.phase = "done"
+                self.changed.notify_all()
+            return fresh
+
+    def report(self, silo: str, round: int, phase: str, step: int, steps: int, metrics: Mapping[str, float]) -> bool:
+        """Progress from inside the silo's work; False if the round no longer wants it.
+
+        Metrics that are not finite are dropped."""
+        with self.changed:
+            known = self.hear(silo, progress=False)
+            if (known.phase, known.step) != (phase, step):
+                known.progress_at = known.heard_at
+            known.phase, known.step, known.steps = phase, step, steps
+            work = self.work(silo)
+            if work is None or work.round != round:
+                return False
+            finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+            if finite:
+                self.journal.measure(round, silo, finite)
+            return True
+
+    def reject(self, silo: str, reason: str) -> None:
+        """Leave a silo's update out of the open round."""
+        with self.changed:
+            assert self.round is not None
+            self.journal.reject(self.round.round, silo, reason)
+            self.changed.notify_all()
+
+    def evict(self, silo: str, reason: str) -> None:
+        """Refuse a silo from now on and cut its streams. Raises ConfigError if it is not enrolled."""
+        self.roster.evict(silo, reason)
+        with self.changed:
+            self.presence.pop(silo, None)
+            log.warning("%s is evicted: %s", silo, reason)
+            self.changed.notify_all()
+
+    # -- what the daemon asks to advance the rounds
+
+    def spool(self, round: int) -> Path:
+        return self.folder / "spool" / f"round-{round}"
+
+    def _complete_updates(self) -> set[str]:
+        """Silos whose every planned segment of the open round is committed."""
+        if self.round is None or self.round.closed_at is not None:
+            return set()
+        updates = self.journal.updates(self.round.round)
+        return {each.silo for each in self.round.plan.assignments if set(each.up) <= updates.get(each.silo, set())}
+
+    def reachable(self, now: float) -> set[str]:
+        """Silos that were heard from lately and are not evicted."""
+        evicted = {silo.name for silo in self.roster.silos() if silo.evicted is not None}
+        return {
+            name for name, known in self.presence.items() if now - known.heard_at < REACHABLE_S and name not in evicted
+        }
+
+    def view(self, now: float) -> View:
+        """What ``rounds.decide`` looks at."""
+        with self.changed:
+            collecting = self.round is not None and self.round.closed_at is None
+            reachable = self.reachable(now)
+            evicted = {silo.name for silo in self.roster.silos() if silo.evicted is not None}
+            planned = {}
+            if collecting and self.round is not None:
+                rejected = self.journal.rejections(self.round.round)
+                for each in self.round.plan.assignments:
+                    known = self.presence.get(each.silo)
+                    progress = max(self._since, known.progress_at) if known else self._since
+                    why = "evicted" if each.silo in evicted else rejected.get(each.silo)
+                    planned[each.silo] = Planned(each.silo in self.committed, progress, why)
+                if len(self.committed) >= self.config.rounds.needed:
+                    self._quorum_since = self._quorum_since if self._quorum_since is not None else now
+            number = 1 if self.round is None else self.round.round + (0 if collecting else 1)
+            expected = frozenset(() if self.round is None else self.round.silos) - evicted
+            return View(
+                number,
+                collecting,
+                self._since,
+                frozenset(reachable),
+                expected,
+                planned,
+                self._quorum_since,
+                paused=self.journal.fact("paused") == "yes",
+                stopping=self.journal.fact("stopping") == "yes",
+            )
+
+    def open_round(self, silos: Sequence[str], reason: str) -> Round:
+        """Plan the next round and make it everybody's task."""
+        with self.changed:
+            number = 1 if self.round is None else self.round.round + 1
+            held = {name: self.presence[name].held for name in silos}
+            newcomers = [name for name in silos if set(self.layout.names) - held[name].keys()]
+            plan = plan_round(self.config.plan, number, silos, self.layout, self.config.seed, newcomers)
+            samples = {silo.name: silo.samples for silo in self.roster.silos() if silo.name in silos}
+            self.journal.open(plan, samples, time.time(), reason)
+            self.round = self.journal.last()
+            self.committed = set()
+            self._restart_clock()
+            assert self.round is not None
+            return self.round
+
+    def published(self, versions: Mapping[str, int], silos: tuple[str, ...]) -> None:
+        """The round is over: its versions become current, in one durable step."""
+        with self.changed:
+            assert self.round is not None
+            self.journal.publish(versions, self.round.round, silos, time.time())
+            self.current = self.journal.current()
+            self.round = self.journal.last()
+            self.committed = set()
+            self._restart_clock()
+
+    def _restart_clock(self) -> None:
+        self._since, self._quorum_since = time.monotonic(), None
+        for known in self.presence.values():
+            known.receiver = None
+        self.changed.notify_all()

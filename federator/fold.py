@@ -1,0 +1,79 @@
+"""Averaging: updates of one segment in, the next version out, a chunk at a time.
+
+Memory holds one chunk of each kind, whatever the number of silos and the size of the model. Silos are taken in sorted
+order and summed in float64, so the result has the same bits whatever the order in which updates arrived.
+
+    w_{v+1} = sum_k n_k w_k / sum_k n_k        over the silos that reported this segment (McMahan et al. 2017, eq. 1)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from feddiff.core.codec import CODECS
+from feddiff.core.errors import FedDiffError, NotFinite, UpdateRejected
+from feddiff.core.segments import F32
+from feddiff.core.store import WeightsReader, WeightsWriter
+from feddiff.core.transfer import Manifest, Spool, Transfer, checksum
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """One silo's committed update of the segment. ``samples`` is its weight n_k."""
+
+    silo: str
+    samples: int
+    transfer: Transfer
+
+
+class BadUpdate(UpdateRejected):
+    """One silo's update cannot be averaged."""
+
+    def __init__(self, silo: str, reason: str) -> None:
+        super().__init__(f"{silo}: {reason}")
+        self.silo, self.reason = silo, reason
+
+
+def fold(contributions: Sequence[Contribution], base: WeightsReader, into: WeightsWriter, out: Spool) -> None:
+    """Write the weighted mean as the segment's next version, and the transfer that brings it to the silos.
+
+    ``out.manifest`` says how it is encoded (a delta from ``base``, or absolute). What is published is what a silo
+    decodes, bit for bit, also when the codec loses something. Raises BadUpdate, naming the silo, before anything is
+    visible.
+    """
+    manifest = out.manifest
+    ordered = sorted(contributions, key=lambda each: each.silo)
+    total = sum(each.samples for each in ordered)
+    streams = [each.transfer.chunks() for each in ordered]
+    for index in range(manifest.chunks):
+        start, count = index * manifest.chunk_elements, manifest.count(index)
+        previous = base.read(manifest.segment, start, count)
+        mean = np.zeros(count, np.float64)
+        for each, stream in zip(ordered, streams, strict=True):
+            mean += each.samples * _decode(each, next(stream)[1], count, previous).astype(np.float64)
+        mean /= total
+        publish_chunk(index, mean.astype(np.float32), previous, into, out)
+
+
+def publish_chunk(index: int, values: F32, previous: F32, into: WeightsWriter, out: Spool) -> None:
+    """Encode one chunk for the silos and keep what they will decode."""
+    manifest = out.manifest
+    codec = CODECS[manifest.codec]
+    reference = None if manifest.absolute else previous
+    payload = codec.encode(values, reference)
+    out.append(index, payload, checksum(payload))
+    published = values if codec.lossless else codec.decode(payload, values.size, reference)
+    into.write(manifest.segment, index * manifest.chunk_elements, published)
+
+
+def _decode(each: Contribution, payload: bytes, count: int, previous: F32) -> F32:
+    manifest: Manifest = each.transfer.manifest
+    try:
+        return CODECS[manifest.codec].decode(payload, count, None if manifest.absolute else previous)
+    except NotFinite as error:
+        raise BadUpdate(each.silo, f"{manifest.segment} holds NaN or infinity: {error}") from None
+    except FedDiffError as error:
+        raise BadUpdate(each.silo, f"{manifest.segment} cannot be decoded: {error}") from None

@@ -1,0 +1,147 @@
+"""The durable memory of the rounds: plans, updates, published versions, metrics.
+
+"Which round is it" is answered from here alone. ``publish`` writes the new versions and closes the round in one
+transaction, so there is no moment at which a crash leaves a checkpoint without its round number or the reverse.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from feddiff.federator.database import Database
+from feddiff.federator.planner import Plan
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS rounds (
+  round INTEGER PRIMARY KEY, plan TEXT NOT NULL, weights TEXT NOT NULL, opened_at REAL NOT NULL, closed_at REAL,
+  silos TEXT, reason TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS updates (
+  round INTEGER NOT NULL, silo TEXT NOT NULL, segment TEXT NOT NULL, digest TEXT NOT NULL, at REAL NOT NULL,
+  PRIMARY KEY (round, silo, segment)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS rejections (
+  round INTEGER NOT NULL, silo TEXT NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (round, silo)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS versions (
+  segment TEXT NOT NULL, version INTEGER NOT NULL, PRIMARY KEY (segment, version)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS metrics (
+  round INTEGER NOT NULL, silo TEXT NOT NULL, name TEXT NOT NULL, value REAL NOT NULL,
+  PRIMARY KEY (round, silo, name)) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class Round:
+    """A round as it was planned. ``weights``: samples of each silo, fixed when it opened. Times in Unix seconds."""
+
+    round: int
+    plan: Plan
+    weights: Mapping[str, int]
+    opened_at: float
+    closed_at: float | None
+    silos: tuple[str, ...]
+    """Whose updates were averaged; empty while it is open."""
+    reason: str
+
+
+class Journal:
+    """The tables of rounds, updates, versions and metrics."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        database.define(SCHEMA)
+
+    def fact(self, key: str) -> str | None:
+        rows = self._database.rows("SELECT value FROM facts WHERE key = ?", (key,))
+        return str(rows[0][0]) if rows else None
+
+    def note(self, key: str, value: str) -> None:
+        with self._database.transaction() as change:
+            change.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (key, value))
+
+    def open(self, plan: Plan, weights: Mapping[str, int], now: float, reason: str) -> None:
+        """Open a round with its plan."""
+        with self._database.transaction() as change:
+            change.execute(
+                "INSERT INTO rounds VALUES (?, ?, ?, ?, NULL, NULL, ?)",
+                (plan.round, plan.to_json(), json.dumps(dict(weights)), now, reason),
+            )
+
+    def rounds(self) -> list[Round]:
+        """All rounds so far, in order."""
+        return [self._round(row) for row in self._database.rows("SELECT * FROM rounds ORDER BY round")]
+
+    def last(self) -> Round | None:
+        """The newest round, open or closed."""
+        rows = self._database.rows("SELECT * FROM rounds ORDER BY round DESC LIMIT 1")
+        return self._round(rows[0]) if rows else None
+
+    @staticmethod
+    def _round(row: tuple[Any, ...]) -> Round:
+        number, plan, weights, opened, closed, silos, reason = row
+        return Round(
+            int(number),
+            Plan.from_json(str(plan)),
+            json.loads(str(weights)),
+            float(opened),
+            None if closed is None else float(closed),
+            tuple(json.loads(str(silos))) if silos else (),
+            str(reason),
+        )
+
+    def commit_update(self, round: int, silo: str, segment: str, digest: bytes, now: float) -> bool:
+        """Note one committed segment; False if it was noted before."""
+        with self._database.transaction() as change:
+            done = change.execute(
+                "INSERT OR IGNORE INTO updates VALUES (?, ?, ?, ?, ?)",
+                (round, silo, segment, digest.hex(), now),
+            )
+            return done.rowcount > 0
+
+    def updates(self, round: int) -> dict[str, set[str]]:
+        """Committed segments by silo."""
+        found: dict[str, set[str]] = {}
+        for silo, segment in self._database.rows("SELECT silo, segment FROM updates WHERE round = ?", (round,)):
+            found.setdefault(str(silo), set()).add(str(segment))
+        return found
+
+    def reject(self, round: int, silo: str, reason: str) -> None:
+        with self._database.transaction() as change:
+            change.execute("INSERT OR REPLACE INTO rejections VALUES (?, ?, ?)", (round, silo, reason))
+
+    def rejections(self, round: int) -> dict[str, str]:
+        rows = self._database.rows("SELECT silo, reason FROM rejections WHERE round = ?", (round,))
+        return {str(silo): str(reason) for silo, reason in rows}
+
+    def publish(self, versions: Mapping[str, int], round: int | None, silos: tuple[str, ...], now: float) -> None:
+        """Make versions current and, with them, close a round (none: these are the initial ones)."""
+        with self._database.transaction() as change:
+            change.executemany("INSERT OR REPLACE INTO versions VALUES (?, ?)", list(versions.items()))
+            if round is not None:
+                change.execute(
+                    "UPDATE rounds SET closed_at = ?, silos = ? WHERE round = ?",
+                    (now, json.dumps(silos), round),
+                )
+
+    def current(self) -> dict[str, int]:
+        """The current version of every segment."""
+        rows = self._database.rows("SELECT segment, max(version) FROM versions GROUP BY segment")
+        return {str(segment): int(version) for segment, version in rows}
+
+    def measure(self, round: int, silo: str, values: Mapping[str, float]) -> None:
+        """Keep a silo's newest metrics of a round."""
+        with self._database.transaction() as change:
+            change.executemany(
+                "INSERT OR REPLACE INTO metrics VALUES (?, ?, ?, ?)",
+                [(round, silo, name, value) for name, value in values.items()],
+            )
+
+    def metrics(self, round: int | None = None) -> dict[int, dict[str, dict[str, float]]]:
+        """round → silo → name → value."""
+        where, values = ("", ()) if round is None else (" WHERE round = ?", (round,))
+        found: dict[int, dict[str, dict[str, float]]] = {}
+        for number, silo, name, value in self._database.rows(f"SELECT * FROM metrics{where}", values):
+            found.setdefault(int(number), {}).setdefault(str(silo), {})[str(name)] = float(value)
+        return found

@@ -1,0 +1,97 @@
+"""What every round cost: one row for each round x silo x segment x direction.
+
+Last noun of the flow: the service adds to it while chunks pass, publishing never changes it, reports only read it.
+``parameters``, ``raw`` and ``encoded`` count a committed transfer once; ``wire`` counts every byte that crossed,
+attempts that failed included. Bytes that belong to no segment (tasks, reports, heartbeats, handshakes,
+acknowledgements) are in the row of segment ``""``, so that a column's sum is the connection's own total.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from feddiff.federator.database import Database
+
+Direction = Literal["down", "up"]
+OVERHEAD = ""
+"""Segment name of the bytes that carry no weights."""
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS ledger (
+  round INTEGER NOT NULL, silo TEXT NOT NULL, segment TEXT NOT NULL, direction TEXT NOT NULL,
+  parameters INTEGER NOT NULL DEFAULT 0, raw INTEGER NOT NULL DEFAULT 0, encoded INTEGER NOT NULL DEFAULT 0,
+  wire INTEGER NOT NULL DEFAULT 0, retransmitted INTEGER NOT NULL DEFAULT 0, seconds REAL NOT NULL DEFAULT 0,
+  estimated INTEGER NOT NULL DEFAULT 0,
+  PRIMARY KEY (round, silo, segment, direction)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS deliveries (
+  silo TEXT NOT NULL, transfer TEXT NOT NULL, PRIMARY KEY (silo, transfer)) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row. Sizes in bytes, ``parameters`` in float32 values, ``seconds`` of transfer time."""
+
+    round: int
+    silo: str
+    segment: str
+    direction: Direction
+    parameters: int = 0
+    """Values in the transfers that were committed."""
+    raw: int = 0
+    """Four bytes for each of them."""
+    encoded: int = 0
+    """Their payload after the codec and zstd."""
+    wire: int = 0
+    """Everything that crossed: payload, protobuf, gRPC, HTTP/2 and TLS framing, repeated chunks."""
+    retransmitted: int = 0
+    """Payload bytes that crossed more than once."""
+    seconds: float = 0.0
+    estimated: bool = False
+    """Whether ``wire`` was computed from message sizes because the kernel could not be asked."""
+
+
+class Ledger:
+    """The table, in the federation's own database; additions are durable when they return."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        database.define(SCHEMA)
+
+    def add(self, *entries: Entry) -> None:
+        """Add to the rows of these keys."""
+        with self._database.transaction() as change:
+            change.executemany(
+                "INSERT INTO ledger VALUES (:round, :silo, :segment, :direction, :parameters, :raw, :encoded, :wire,"
+                " :retransmitted, :seconds, :estimated) ON CONFLICT DO UPDATE SET parameters = parameters +"
+                " excluded.parameters, raw = raw + excluded.raw, encoded = encoded + excluded.encoded, wire = wire +"
+                " excluded.wire, retransmitted = retransmitted + excluded.retransmitted, seconds = seconds +"
+                " excluded.seconds, estimated = max(estimated, excluded.estimated)",
+                [asdict(entry) for entry in entries],
+            )
+
+    def deliver(self, transfer: str, entry: Entry) -> bool:
+        """Add a downlink transfer that a silo has received whole; False if it was counted before."""
+        with self._database.transaction() as change:
+            done = change.execute("INSERT OR IGNORE INTO deliveries VALUES (?, ?)", (entry.silo, transfer))
+            if done.rowcount:
+                self.add(entry)
+            return done.rowcount > 0
+
+    def delivered(self, silo: str, transfer: str) -> bool:
+        """Whether this silo has had this transfer before."""
+        query = "SELECT 1 FROM deliveries WHERE silo = ? AND transfer = ?"
+        return bool(self._database.rows(query, (silo, transfer)))
+
+    def entries(self, round: int | None = None) -> Iterator[Entry]:
+        """Rows in order of round, silo, segment, direction."""
+        where, values = ("", ()) if round is None else (" WHERE round = ?", (round,))
+        query = f"SELECT * FROM ledger{where} ORDER BY round, silo, segment, direction"
+        for row in self._database.rows(query, values):
+            yield Entry(*row[:-1], bool(row[-1]))
+
+    def wire(self, direction: Direction, round: int | None = None) -> int:
+        """Bytes that crossed in one direction, in one round or in all."""
+        return sum(entry.wire for entry in self.entries(round) if entry.direction == direction)

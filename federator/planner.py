@@ -1,0 +1,145 @@
+"""Says who exchanges which segments in a round: one assignment for each silo, and why.
+
+Stands at the start of every round: ``rounds`` decides that one opens and with whom, this module decides
+what each of them receives and reports, ``federation`` makes tasks of it. A pure function of what it is
+given, so that the same round is planned again, to the bit, after a crash or by an auditor.
+
+The policies are FedDiffuse's (de Goede, Cox, Decouchant, arXiv 2406.12575). Every silo trains
+the whole network under each; they differ in what is exchanged:
+
+    policy   down, after the whole model once   up, each round                          stays in the silo
+    full     everything                         everything                              -
+    usplit   everything                         encoder or decoder, the bottleneck      -
+                                                rides with one of the two
+    ulatdec  bottleneck and decoder             bottleneck and decoder                  encoder
+    udec     decoder                            decoder                                 encoder and bottleneck
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from random import Random
+
+from pydantic import TypeAdapter, ValidationError
+
+from feddiff.core.config import Policy
+from feddiff.core.errors import StoreError
+from feddiff.core.segments import PARTS, Layout, Part
+
+_SHARED: Mapping[Policy, tuple[Part, ...]] = {
+    "full": PARTS,
+    "usplit": PARTS,
+    "ulatdec": ("bottleneck", "decoder"),
+    "udec": ("decoder",),
+}
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One silo's share of a round, in names of segments, each in layout order."""
+
+    silo: str
+    down: tuple[str, ...]
+    """Those whose published version training starts from; the rest is from the silo's own last training."""
+    up: tuple[str, ...]
+    """Those that it reports."""
+    personal: tuple[str, ...]
+    """Those that never leave a silo under this policy."""
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A round as it is to be: assignments sorted by silo."""
+
+    round: int
+    policy: Policy
+    assignments: tuple[Assignment, ...]
+    reason: str
+
+    def to_json(self) -> str:
+        """JSON without spaces, the same for the same plan."""
+        return _JSON.dump_json(self).decode()
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """The plan that ``to_json`` wrote. Raises StoreError for anything that is not a plan."""
+        try:
+            return _JSON.validate_json(text, strict=True)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            place = ".".join(str(part) for part in problem["loc"]) or "the text"
+            raise StoreError(f"the stored plan cannot be read: {place}: {problem['msg']}") from None
+
+
+_JSON = TypeAdapter(Plan)
+
+
+def plan_round(
+    policy: Policy,
+    round: int,
+    silos: Collection[str],
+    layout: Layout,
+    seed: int,
+    newcomers: Collection[str] = (),
+) -> Plan:
+    """Assign the segments of ``layout`` to ``silos`` for a round, counted from 1.
+
+    ``newcomers`` have never received the whole initial model and get everything down; in round 1 that is
+    everybody. The order in which silos are given does not matter. Chance (usplit only) depends on seed,
+    round and silos alone.
+    """
+    names, new = sorted(set(silos)), set(silos if round == 1 else newcomers)
+    shared = _SHARED[policy]
+    reported = dict(_split(names, seed, round)) if policy == "usplit" else {}
+    assignments = []
+    for silo in names:
+        parts, reason = reported.get(silo, (shared, f"{_words(shared)}, as every silo"))
+        if silo in new:
+            reason = f"{reason}; starts from the whole model"
+        assignments.append(
+            Assignment(
+                silo,
+                down=layout.names if silo in new else _segments(layout, shared),
+                up=_segments(layout, parts),
+                personal=_segments(layout, tuple(part for part in PARTS if part not in shared)),
+                reason=reason,
+            )
+        )
+    whole = len(new.intersection(names))
+    summary = f"{policy}: {len(names)} silos, {whole} of them from the whole model"
+    return Plan(round, policy, tuple(assignments), summary)
+
+
+def _split(silos: list[str], seed: int, round: int) -> Iterator[tuple[str, tuple[tuple[Part, ...], str]]]:
+    """USPLIT: deal the sorted silos in a fresh order; what each reports, and why.
+
+    Of each pair the first reports the decoder, the second the encoder, and a coin gives the bottleneck to
+    one of them. An odd last silo reports the bottleneck and, by a coin, encoder or decoder; a silo alone
+    reports everything.
+    """
+    chance = Random(f"usplit, seed {seed}, round {round}")
+    # Not shuffle(): of all methods, only random() is promised to give the same numbers in every Python.
+    order = sorted(silos, key=lambda _: chance.random())
+    for number, (first, second) in enumerate(zip(order[::2], order[1::2], strict=False), start=1):
+        heads = chance.random() < 0.5
+        upper: tuple[Part, ...] = ("bottleneck", "decoder") if heads else ("decoder",)
+        lower: tuple[Part, ...] = ("encoder",) if heads else ("encoder", "bottleneck")
+        yield first, (upper, f"pair {number}: {_words(upper)}; {second} sends {_words(lower)}")
+        yield second, (lower, f"pair {number}: {_words(lower)}; {first} sends {_words(upper)}")
+    if len(order) == 1:
+        yield order[0], (PARTS, f"alone: {_words(PARTS)}")
+    elif len(order) % 2:
+        heads = chance.random() < 0.5
+        rest: tuple[Part, ...] = ("bottleneck", "decoder") if heads else ("encoder", "bottleneck")
+        yield order[-1], (rest, f"without a partner: {_words(rest)}")
+
+
+def _segments(layout: Layout, parts: Collection[Part]) -> tuple[str, ...]:
+    """Names of the segments in these parts; a model without a bottleneck has none there."""
+    return tuple(segment.name for segment in layout.segments if segment.part in parts)
+
+
+def _words(parts: tuple[Part, ...]) -> str:
+    return "everything" if parts == PARTS else " and ".join(parts)

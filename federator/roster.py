@@ -1,0 +1,117 @@
+"""Who belongs to the federation: silos, their invitations, and who was evicted. Durable.
+
+Four separate truths are told about a silo (see ``federation.status``); this module keeps the first, *enrolled*.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from feddiff.core.errors import ConfigError, InvitationSpent, Revoked, UnknownSilo
+from feddiff.federator.database import Database
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS silos (
+  name TEXT PRIMARY KEY, serial TEXT NOT NULL, enrolled_at REAL NOT NULL, evicted TEXT,
+  samples INTEGER NOT NULL DEFAULT 0, labels TEXT NOT NULL DEFAULT '{}', device TEXT NOT NULL DEFAULT '',
+  software TEXT NOT NULL DEFAULT '') WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS invitations (
+  name TEXT PRIMARY KEY, certificate BLOB NOT NULL, fingerprint TEXT NOT NULL, expires_at REAL NOT NULL,
+  spent_by TEXT) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class Silo:
+    """An enrolled silo as the federation knows it. ``evicted`` is the reason, or None."""
+
+    name: str
+    serial: str
+    evicted: str | None
+    samples: int
+    labels: Mapping[str, int]
+    device: str
+    software: str
+
+
+class Roster:
+    """The tables of silos and invitations."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        database.define(SCHEMA)
+
+    def invite(self, name: str, certificate: bytes, fingerprint: str, expires_at: float) -> None:
+        """Expect a silo; an earlier invitation of this name no longer holds."""
+        with self._database.transaction() as change:
+            change.execute(
+                "INSERT OR REPLACE INTO invitations VALUES (?, ?, ?, ?, NULL)",
+                (name, certificate, fingerprint, expires_at),
+            )
+
+    def invitation_certificates(self) -> list[bytes]:
+        """Certificates of all invitations, PEM. Spent and expired ones too: their holders get a sentence, not a
+        broken handshake; what they may do is decided by ``enroll``."""
+        return [bytes(row[0]) for row in self._database.rows("SELECT certificate FROM invitations ORDER BY name")]
+
+    def enroll(self, name: str, fingerprint: str, key: str, serial: int, now: float) -> None:
+        """Spend an invitation for a certificate over the public key with this fingerprint, in one step.
+
+        The same key may ask again (its answer may have been lost); enrolling lifts an eviction. Raises InvitationSpent.
+        """
+        with self._database.transaction() as change:
+            found = change.execute(
+                "SELECT fingerprint, expires_at, spent_by FROM invitations WHERE name = ?", (name,)
+            ).fetchone()
+            if not found or found[0] != fingerprint:
+                raise InvitationSpent(f"{name} has no such invitation; ask the federation for a new one")
+            if found[2] is not None and found[2] != key:
+                raise InvitationSpent(f"{name} has enrolled with it already; ask the federation for a new one")
+            if found[1] <= now:
+                raise InvitationSpent(f"the invitation of {name} has expired; ask the federation for a new one")
+            change.execute("UPDATE invitations SET spent_by = ? WHERE name = ?", (key, name))
+            change.execute(
+                "INSERT INTO silos (name, serial, enrolled_at) VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE SET"
+                " serial = excluded.serial, enrolled_at = excluded.enrolled_at, evicted = NULL",
+                (name, str(serial), now),
+            )
+
+    def check(self, name: str, serial: int) -> Silo:
+        """The silo behind a certificate. Raises UnknownSilo, Revoked."""
+        silo = self.get(name)
+        if silo.evicted is not None:
+            raise Revoked(f"{name} was evicted: {silo.evicted}")
+        if silo.serial != str(serial):
+            raise Revoked(f"{name} has enrolled anew since; this certificate no longer counts")
+        return silo
+
+    def get(self, name: str) -> Silo:
+        found = [silo for silo in self.silos() if silo.name == name]
+        if not found:
+            raise UnknownSilo(f"{name} is not enrolled in this federation")
+        return found[0]
+
+    def silos(self) -> list[Silo]:
+        """All that ever enrolled, by name."""
+        rows = self._database.rows(
+            "SELECT name, serial, evicted, samples, labels, device, software FROM silos ORDER BY name"
+        )
+        return [Silo(*row[:4], json.loads(str(row[4])), *row[5:]) for row in rows]
+
+    def introduce(self, name: str, samples: int, labels: Mapping[str, int], device: str, software: str) -> None:
+        """Note what a silo said of itself when it joined."""
+        with self._database.transaction() as change:
+            change.execute(
+                "UPDATE silos SET samples = ?, labels = ?, device = ?, software = ? WHERE name = ?",
+                (samples, json.dumps(dict(labels)), device, software, name),
+            )
+
+    def evict(self, name: str, reason: str) -> None:
+        """Refuse a silo's certificate from now on. Raises ConfigError if there is no such silo."""
+        with self._database.transaction() as change:
+            done = change.execute("UPDATE silos SET evicted = ? WHERE name = ?", (reason, name))
+            if not done.rowcount:
+                known = ", ".join(silo.name for silo in self.silos()) or "none"
+                raise ConfigError(f"there is no silo {name!r}; enrolled: {known}")

@@ -1,0 +1,121 @@
+"""When a round opens and closes: one pure function of what is known and the time.
+
+    waiting ──open──► collecting ──fold──► (published) ──► waiting … ──finish──► finished
+       ▲ paused: no round opens
+
+The round number and the published weights advance together in one transaction of the journal, so after any crash
+the state is exactly "waiting" or "collecting" again, and this function decides anew from what is on disk. Every decision says
+why, in words that ``status`` prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from feddiff.core.config import RoundsConfig
+
+Action = Literal["wait", "open", "fold", "finish"]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A silo that has work in the open round. ``progress_at``: when it last showed any sign of it."""
+
+    committed: bool
+    progress_at: float
+    rejected: str | None = None
+
+
+@dataclass(frozen=True)
+class View:
+    """What the federator knows. Times are seconds of one clock, the one of ``now``."""
+
+    round: int
+    """The open round, or the next to open; from 1."""
+    collecting: bool
+    since: float
+    """When the round opened, or when the wait for the next began."""
+    reachable: frozenset[str]
+    """Silos heard from lately that may be planned."""
+    expected: frozenset[str] = frozenset()
+    """Silos that the next round should not start without: those whose updates made the last one."""
+    planned: Mapping[str, Planned] = field(default_factory=dict)
+    quorum_since: float | None = None
+    paused: bool = False
+    stopping: bool = False
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do now, and why. ``silos``: whom to plan (open) or whose updates to average (fold)."""
+
+    action: Action
+    reason: str
+    silos: tuple[str, ...] = ()
+
+
+def decide(now: float, view: View, rules: RoundsConfig) -> Decision:
+    """The next step of the federation."""
+    return _collecting(now, view, rules) if view.collecting else _waiting(now, view, rules)
+
+
+def _waiting(now: float, view: View, rules: RoundsConfig) -> Decision:
+    if view.round > rules.count:
+        return Decision("finish", f"all {rules.count} rounds are done")
+    if view.stopping:
+        return Decision("finish", f"stopped by the operator before round {view.round}")
+    if view.paused:
+        return Decision("wait", f"paused by the operator before round {view.round}")
+    silos = tuple(sorted(view.reachable))
+    if view.round == 1:
+        if len(silos) < rules.participants:
+            return Decision("wait", f"round 1 starts with {rules.participants} silos; {_named(silos)}")
+        return Decision("open", f"{len(silos)} silos are here", silos)
+    missing = view.expected - view.reachable
+    if len(silos) < rules.needed:
+        return Decision("wait", f"round {view.round} needs {rules.needed} silos; {_named(silos)}")
+    if missing and now - view.since < rules.grace:
+        left = rules.grace - (now - view.since)
+        return Decision("wait", f"giving {_names(missing)} {left:.0f} s to come back before round {view.round}")
+    if missing:
+        return Decision("open", f"without {_names(missing)}, silent for over {rules.grace:.0f} s", silos)
+    return Decision("open", f"{len(silos)} silos are here", silos)
+
+
+def _collecting(now: float, view: View, rules: RoundsConfig) -> Decision:
+    done = tuple(sorted(name for name, silo in view.planned.items() if silo.committed and not silo.rejected))
+    pending = {name: s for name, s in view.planned.items() if not s.committed and not s.rejected}
+    lively = [name for name, silo in pending.items() if now - silo.progress_at < rules.deadline]
+    # A round that was planned with fewer silos than the quorum cannot need more than it has.
+    needed = min(rules.needed, len(view.planned) - sum(s.rejected is not None for s in view.planned.values()))
+    if done and not pending:
+        return Decision("fold", f"all {len(done)} updates are in", done)
+    if not done and not pending:
+        return Decision("fold", "no update of the round can be used: it ends without a change")
+    if not done or len(done) < needed:
+        if lively:
+            return Decision("wait", f"{len(done)} of {len(view.planned)} updates are in; {_names(lively)} at work")
+        return Decision(
+            "wait",
+            f"{len(done)} of {max(needed, 1)} needed updates are in and {_names(pending)} silent for over"
+            f" {rules.deadline:.0f} s; waiting for them to come back",
+        )
+    if not lively:
+        return Decision(
+            "fold", f"quorum {needed} is in; {_names(pending)} silent for over {rules.deadline:.0f} s", done
+        )
+    waited = now - (view.quorum_since if view.quorum_since is not None else now)
+    if waited >= rules.grace:
+        return Decision("fold", f"quorum {needed} is in; {_names(pending)} late by over {rules.grace:.0f} s", done)
+    return Decision("wait", f"quorum {needed} is in; giving {_names(lively)} {rules.grace - waited:.0f} s more")
+
+
+def _names(silos: Iterable[str]) -> str:
+    listed = sorted(silos)
+    return ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")
+
+
+def _named(silos: tuple[str, ...]) -> str:
+    return f"{len(silos)} here: {_names(silos)}" if silos else "none is here yet"

@@ -1,0 +1,196 @@
+"""The ``Federation`` service: messages in, questions to the federation, messages out. Nothing is decided here.
+
+Every call is made by a silo whose verified certificate names it; no message carries a name of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, TypeVar
+
+import grpc
+
+from feddiff.core import wire
+from feddiff.core.errors import ProtocolError
+from feddiff.core.transfer import Chunk, Sender
+from feddiff.federator.federation import Federation
+from feddiff.federator.ledger import OVERHEAD, Direction, Entry
+from feddiff.federator.traffic import Traffic
+from feddiff.v1 import federation_pb2 as pb
+from feddiff.v1 import federation_pb2_grpc, transfer_pb2
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+Reply = TypeVar("Reply", bound="Message")
+MAX_PATIENCE_S = 30.0
+MAX_HELD = 4096
+MAX_METRICS = 64
+MAX_LABELS = 10_000
+
+
+class FederationService(federation_pb2_grpc.FederationServicer):
+    """Serves silos."""
+
+    def __init__(self, federation: Federation, traffic: Traffic) -> None:
+        self._federation, self._traffic = federation, traffic
+
+    def Join(self, request: pb.JoinRequest, context: grpc.ServicerContext) -> pb.JoinReply:  # noqa: N802
+        silo = self._silo(context)
+        if request.protocol != wire.PROTOCOL:
+            raise ProtocolError(
+                f"this federator speaks feddiff protocol {wire.PROTOCOL} ({wire.SOFTWARE}), the silo {request.protocol}"
+                f" ({request.software:.60}); install the federator's version at the silo"
+            )
+        if request.layout_digest and request.layout_digest != self._federation.layout.digest:
+            raise ProtocolError(
+                "the silo's diffusers cuts the model into other segments than the federator's; install the same version"
+            )
+        if len(request.labels) > MAX_LABELS:
+            raise ProtocolError(f"{len(request.labels)} labels; at most {MAX_LABELS}")
+        if request.samples:  # without any, it only asks for the rules: it cannot read its images before
+            self._federation.join(
+                silo,
+                request.samples,
+                {label[:64]: count for label, count in request.labels.items()},
+                _held(request.held),
+                request.device[:200],
+                request.software[:60],
+            )
+        config = self._federation.config
+        reply = pb.JoinReply(
+            protocol=wire.PROTOCOL,
+            software=wire.SOFTWARE,
+            federation=config.name,
+            config=config.canonical(),
+            config_digest=config.digest,
+            layout_digest=self._federation.layout.digest,
+        )
+        return self._counted(silo, request, reply)
+
+    def GetTask(self, request: pb.TaskRequest, context: grpc.ServicerContext) -> pb.Task:  # noqa: N802
+        silo = self._silo(context)
+        self._federation.hear(silo, _held(request.held))
+        until = time.monotonic() + min(max(request.patience_s, 0.0), MAX_PATIENCE_S)
+        with self._federation.changed:
+            task = self._task(silo)
+            while task.id == request.known_task and time.monotonic() < until and context.is_active():
+                self._federation.changed.wait(min(1.0, until - time.monotonic()))
+                self._federation.hear(silo)
+                self._federation.roster.check(silo, wire.caller(context, "silo").serial)
+                task = self._task(silo)
+        return self._counted(silo, request, task)
+
+    def _task(self, silo: str) -> pb.Task:
+        federation = self._federation
+        if federation.finished:
+            federation.presence[silo].told_finished = True
+            rounds = len(federation.journal.rounds())
+            return pb.Task(id="finished", reason=federation.decision.reason, finished=pb.Finished(rounds=rounds))
+        work = federation.work(silo)
+        if work is None:
+            return pb.Task(id="wait", reason=federation.decision.reason, wait=pb.Wait())
+        return pb.Task(
+            id=f"round-{work.round}",
+            reason=federation.decision.reason,
+            round=pb.RoundTask(
+                round=work.round,
+                down=[wire.manifest_to(manifest) for manifest in work.down],
+                up=[wire.manifest_to(manifest) for manifest in work.up],
+                personal=work.personal,
+                seed=federation.config.seed,
+                start=[pb.Held(segment=name, version=version) for name, version in work.start.items()],
+            ),
+        )
+
+    def Fetch(  # noqa: N802
+        self, request: transfer_pb2.FetchRequest, context: grpc.ServicerContext
+    ) -> Iterator[transfer_pb2.FetchReply]:
+        silo = self._silo(context)
+        sender = Sender(self._federation.open_transfers(silo, wire.manifests_from(request.offer.manifests)))
+        known = self._federation.hear(silo)
+        known.phase = "fetching"
+        number = 0 if self._federation.round is None else self._federation.round.round
+        try:
+            for part in sender.parts(wire.standing_from(request.standing)):
+                if not context.is_active():
+                    return
+                if self._federation.hear(silo) is not known:
+                    return  # evicted meanwhile
+                began = time.monotonic()
+                reply = wire.part_to(part, transfer_pb2.FetchReply)
+                yield reply
+                self._traffic.sent(
+                    number,
+                    silo,
+                    sender.transfers[part.offer],
+                    part,
+                    wire.framed(reply.ByteSize()),
+                    time.monotonic() - began,
+                )
+        finally:
+            for opened in sender.transfers:
+                opened.close()
+
+    def Submit(  # noqa: N802
+        self, requests: Iterator[transfer_pb2.SubmitRequest], context: grpc.ServicerContext
+    ) -> Iterator[transfer_pb2.SubmitReply]:
+        silo = self._silo(context)
+        first = next(requests, None)
+        if first is None or first.WhichOneof("part") != "offer":
+            raise ProtocolError("an upload begins with its offer")
+        number = first.offer.round
+        receiver = self._federation.receiver(silo, number, wire.manifests_from(first.offer.manifests))
+        yield transfer_pb2.SubmitReply(standing=wire.standing_to(receiver.standing()))
+        began = time.monotonic()
+        for message in requests:
+            part = wire.part_from(message)
+            fresh = self._federation.take(silo, number, receiver, part)
+            segment = receiver.manifests[part.offer].segment
+            now = time.monotonic()
+            again = 0 if fresh or not isinstance(part, Chunk) else len(part.payload)
+            self._traffic.add(
+                Entry(
+                    number,
+                    silo,
+                    segment,
+                    "up",
+                    wire=wire.framed(message.ByteSize()),
+                    retransmitted=again,
+                    seconds=now - began,
+                )
+            )
+            began = now
+            if not isinstance(part, Chunk):
+                yield transfer_pb2.SubmitReply(committed=transfer_pb2.Commit(offer=part.offer, digest=part.digest))
+
+    def Report(self, request: pb.ReportRequest, context: grpc.ServicerContext) -> pb.ReportReply:  # noqa: N802
+        silo = self._silo(context)
+        if len(request.metrics) > MAX_METRICS:
+            raise ProtocolError(f"{len(request.metrics)} metrics; at most {MAX_METRICS}")
+        metrics = {name[:64]: value for name, value in request.metrics.items()}
+        wanted = self._federation.report(silo, request.round, request.phase[:40], request.step, request.steps, metrics)
+        reply = pb.ReportReply(abandon=not wanted, reason="" if wanted else self._federation.decision.reason)
+        return self._counted(silo, request, reply)
+
+    def _silo(self, context: grpc.ServicerContext) -> str:
+        """The caller's name. Raises IdentityError."""
+        identity = wire.caller(context, "silo")
+        self._federation.roster.check(identity.name, identity.serial)
+        self._traffic.owned(context.peer(), identity.name)
+        return identity.name
+
+    def _counted(self, silo: str, request: Message, reply: Reply) -> Reply:
+        number = 0 if self._federation.round is None else self._federation.round.round
+        sizes: tuple[tuple[Direction, int], ...] = (("up", request.ByteSize()), ("down", reply.ByteSize()))
+        for direction, size in sizes:
+            self._traffic.add(Entry(number, silo, OVERHEAD, direction, wire=wire.framed(size)))
+        return reply
+
+
+def _held(items: Iterable[pb.Held]) -> Mapping[str, int]:
+    found = {item.segment: item.version for item in items}
+    if len(found) > MAX_HELD:
+        raise ProtocolError(f"{len(found)} held segments; at most {MAX_HELD}")
+    return found

@@ -1,0 +1,127 @@
+"""A federator's folder before it serves: the CA, the server's certificate, the example config, invitations.
+
+ca.pem  ca.key  server.pem  server.key  federation.toml  address      then, once served: federation.db and weights
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import secrets
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from feddiff.core import config as rules
+from feddiff.core import pki
+from feddiff.core.errors import ConfigError, StoreError
+from feddiff.core.identity import Identity, Invitation, check_name, parse_address
+from feddiff.core.presets import PRESETS
+from feddiff.core.store import write_atomic
+from feddiff.federator.database import Database
+from feddiff.federator.roster import Roster
+
+_UNITS = {"m": 60, "h": 3600, "d": 86400}
+
+_EXAMPLE = """\
+# One federation. Every silo gets these rules when it joins; they cannot change once it has begun.
+name = "{name}"
+preset = "{preset}"        # {presets}; or give your own [model]
+plan = "full"              # full | usplit | ulatdec | udec: which UNet segments travel (docs/plans.md)
+seed = 0
+
+[training]
+epochs = 2                 # local epochs of a round (or: steps = 500)
+
+[codec]
+up = "fp32"                # fp32 | bf16 | fp16
+down = "fp32"
+
+[rounds]
+count = 10
+participants = 2           # the first round waits for this many silos
+# quorum = 2               # a round needs this many updates (default: participants)
+grace = 300                # seconds for stragglers once the quorum is in
+deadline = 900             # seconds without progress after which a silo is no longer waited for
+"""
+
+
+def init(folder: Path, name: str, preset: str, address: str, also: list[str]) -> str:
+    """Make the folder. Returns what to do next. Raises ConfigError for a folder that is a federator's already."""
+    check_name(name)
+    host, port = parse_address(address)
+    if preset not in PRESETS:
+        raise ConfigError(f"there is no preset {preset!r}; known: {', '.join(PRESETS)}")
+    if (folder / "ca.key").exists():
+        raise ConfigError(f"{folder} is a federator's folder already; choose another, or keep it")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{folder}: {error.strerror}") from None
+    names = [host, *also]
+    if host == "localhost" or _loopback(host):
+        names += [each for each in ("localhost", "127.0.0.1", "::1") if each not in names]
+    now = datetime.now(UTC)
+    authority, authority_key = pki.create_authority(name, now)
+    key = pki.make_key()
+    server = pki.issue_federator(authority, authority_key, key, names, now)
+    pki.write_private(folder / "server.key", key)
+    write_atomic(folder / "server.pem", server)
+    write_atomic(folder / "address", f"{address}\n".encode())
+    if not (folder / "federation.toml").exists():
+        text = _EXAMPLE.format(name=name, preset=preset, presets=" | ".join(PRESETS))
+        write_atomic(folder / "federation.toml", text.encode())
+    write_atomic(folder / "ca.pem", authority)
+    pki.write_private(folder / "ca.key", authority_key)
+    return (
+        f"{folder} is ready for {name} at {host}:{port} (certificate names: {', '.join(names)})\n"
+        f"next:  edit {folder / 'federation.toml'}\n"
+        f"       feddiff-federator invite hospital-a --config {folder / 'federation.toml'}\n"
+        f"       feddiff-federator serve --config {folder / 'federation.toml'}"
+    )
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def address(folder: Path) -> tuple[str, int]:
+    """Where silos reach this federator. Raises ConfigError if the folder was not made by ``init``."""
+    if not (folder / "ca.pem").exists():
+        raise ConfigError(f"{folder} is not a federator's folder; `feddiff-federator init {folder}` makes one")
+    return parse_address((folder / "address").read_text().strip())
+
+
+def invite(config: Path, name: str, expires: str) -> str:
+    """A new one-time token for a silo; an earlier one of that name no longer holds. Raises ConfigError."""
+    check_name(name)
+    rules.load(config)
+    folder = config.resolve().parent
+    host, port = address(folder)
+    found = re.fullmatch(r"(\d{1,4})([mhd])", expires)
+    if not found or not int(found[1]):
+        raise ConfigError(f"--expires {expires}: a number and m, h or d was expected, e.g. 7d")
+    secret = secrets.token_bytes(32)
+    certificate, _ = pki.invitation_certificate(name, secret)
+    database = Database(folder / "federation.db")
+    Roster(database).invite(
+        name,
+        certificate,
+        Identity.from_certificate(certificate).fingerprint,
+        time.time() + int(found[1]) * _UNITS[found[2]],
+    )
+    database.close()
+    joined = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return Invitation(name, joined, pki.fingerprint((folder / "ca.pem").read_bytes()), secret).token()
+
+
+def invitation_text(token: str, name: str, expires: str) -> str:
+    """What the operator sends to the institution."""
+    where = Invitation.parse(token).address
+    return (
+        f"# at {name}, once, within {expires} (the token is secret; it works one time):\n"
+        f"feddiff-silo --data FOLDER_OF_IMAGES --federator {where} --join {token}"
+    )

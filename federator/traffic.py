@@ -1,0 +1,174 @@
+"""Counting every byte that crosses, so that the ledger's totals are the network's own.
+
+Two sources meet here. Message sizes with their framing (``core/wire.framed``) say which segment a byte served; the
+kernel's per-connection counters (TCP_INFO, Linux) say how many really crossed: TLS handshakes, HTTP/2 control frames,
+heartbeats and TCP retransmissions included. The difference goes to the silo's overhead row. Where the kernel cannot be
+asked, the framing alone counts and the row is marked as estimated.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import struct
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import unquote
+
+from feddiff.core.transfer import Chunk, Commit, Transfer
+from feddiff.federator.ledger import OVERHEAD, Direction, Entry, Ledger
+
+_TCP_INFO = 11
+# struct tcp_info of linux/tcp.h: bytes_received at 128, bytes_sent (retransmissions included) at 200.
+_RECEIVED, _SENT = 128, 200
+Connection = tuple[str, int]
+Key = tuple[int, str, str, Direction]
+
+
+def kernel_counts(port: int) -> dict[Connection, tuple[int, int]] | None:
+    """(bytes sent, bytes received) of this process's connections on a local port, by peer; None if not to be had."""
+    found: dict[Connection, tuple[int, int]] = {}
+    folder = Path("/proc/self/fd")
+    if not folder.exists():
+        return None
+    for entry in folder.iterdir():
+        try:
+            if not str(entry.readlink()).startswith("socket:"):
+                continue
+            with socket.socket(fileno=os.dup(int(entry.name))) as held:
+                if held.family not in (socket.AF_INET, socket.AF_INET6) or held.getsockname()[1] != port:
+                    continue
+                peer = held.getpeername()
+                info = held.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 256)
+        except OSError:
+            continue  # closed meanwhile, or a listening socket
+        if len(info) < _SENT + 8:
+            return None
+        sent, received = (
+            struct.unpack_from("=Q", info, _SENT)[0],
+            struct.unpack_from("=Q", info, _RECEIVED)[0],
+        )
+        found[_plain(peer[0]), peer[1]] = (sent, received)
+    return found
+
+
+def _plain(address: str) -> str:
+    parsed = ipaddress.ip_address(address.partition("%")[0])
+    return str(getattr(parsed, "ipv4_mapped", None) or parsed)
+
+
+def peer_connection(peer: str) -> Connection | None:
+    """The address in gRPC's ``context.peer()``, e.g. ``ipv4:127.0.0.1:4711`` or ``ipv6:%5B::1%5D:4711``."""
+    kind, _, rest = unquote(peer).partition(":")
+    host, _, port = rest.rpartition(":")
+    if kind not in ("ipv4", "ipv6") or not port.isdigit():
+        return None
+    return _plain(host.strip("[]")), int(port)
+
+
+class Traffic:
+    """Gathers in memory; ``flush`` moves it to the ledger."""
+
+    def __init__(self, ledger: Ledger, port: int, round_now: Callable[[], int]) -> None:
+        self._ledger, self._port, self._round_now = ledger, port, round_now
+        self._lock = threading.Lock()
+        self._rows: dict[Key, Entry] = {}
+        self._owners: dict[Connection, str] = {}
+        self._seen: dict[Connection, tuple[int, int]] = {}
+        self._told: dict[tuple[str, Direction], int] = defaultdict(int)
+        self._marks: dict[tuple[str, str], int] = {}
+        self._kernel = kernel_counts(port) is not None
+
+    def owned(self, peer: str, silo: str) -> None:
+        """This connection is the silo's."""
+        connection = peer_connection(peer)
+        if connection is not None:
+            with self._lock:
+                self._owners[connection] = silo
+
+    def add(self, entry: Entry) -> None:
+        """Count bytes, in a segment's row or as overhead; ``wire`` holds the framed size."""
+        with self._lock:
+            key = (entry.round, entry.silo, entry.segment, entry.direction)
+            if entry.segment != OVERHEAD:
+                self._told[entry.silo, entry.direction] += entry.wire
+                self._sum(key, entry)
+            elif not self._kernel:
+                self._sum(key, replace(entry, estimated=True))
+
+    def _sum(self, key: Key, entry: Entry) -> None:
+        old = self._rows.get(key)
+        if old is None:
+            self._rows[key] = entry
+            return
+        self._rows[key] = replace(
+            old,
+            parameters=old.parameters + entry.parameters,
+            raw=old.raw + entry.raw,
+            encoded=old.encoded + entry.encoded,
+            wire=old.wire + entry.wire,
+            retransmitted=old.retransmitted + entry.retransmitted,
+            seconds=old.seconds + entry.seconds,
+            estimated=old.estimated or entry.estimated,
+        )
+
+    def sent(self, round: int, silo: str, transfer: Transfer, part: Chunk | Commit, wire: int, seconds: float) -> None:
+        """Count one part of a downlink transfer; its commit makes the whole count, once for each silo."""
+        manifest = transfer.manifest
+        entry = Entry(round, silo, manifest.segment, "down", wire=wire, seconds=seconds)
+        if isinstance(part, Chunk):
+            mark = self._marks.setdefault(
+                (silo, manifest.transfer),
+                manifest.chunks if self._ledger.delivered(silo, manifest.transfer) else 0,
+            )
+            if part.index < mark:
+                entry = replace(entry, retransmitted=len(part.payload))
+            self._marks[silo, manifest.transfer] = max(mark, part.index + 1)
+        else:
+            whole = Entry(
+                round,
+                silo,
+                manifest.segment,
+                "down",
+                parameters=manifest.elements,
+                raw=4 * manifest.elements,
+                encoded=transfer.payload_bytes,
+            )
+            self._ledger.deliver(manifest.transfer, whole)
+            self._marks.pop((silo, manifest.transfer), None)
+        self.add(entry)
+
+    def flush(self) -> None:
+        """Ask the kernel, settle the overhead, write to the ledger."""
+        with self._lock:
+            if self._kernel:
+                self._settle(kernel_counts(self._port) or {})
+            rows, self._rows = list(self._rows.values()), {}
+        if rows:
+            self._ledger.add(*rows)
+
+    def _settle(self, counts: dict[Connection, tuple[int, int]]) -> None:
+        round_now = self._round_now()
+        crossed: dict[tuple[str, Direction], int] = defaultdict(int)
+        for connection, (sent, received) in counts.items():
+            before = self._seen.get(connection, (0, 0))
+            if before[0] > sent or before[1] > received:
+                before = (0, 0)  # the same address and port, a new connection
+            silo = self._owners.get(connection, "")
+            crossed[silo, "down"] += sent - before[0]
+            crossed[silo, "up"] += received - before[1]
+            self._seen[connection] = (sent, received)
+        for gone in self._seen.keys() - counts.keys():
+            del self._seen[gone]
+            self._owners.pop(gone, None)
+        for (silo, direction), total in crossed.items():
+            # Told bytes may still lie in a send buffer: what the kernel has not sent yet is settled next time.
+            told = min(self._told[silo, direction], total)
+            self._told[silo, direction] -= told
+            if total > told:
+                key: Key = (round_now, silo, OVERHEAD, direction)
+                self._sum(key, Entry(round_now, silo, OVERHEAD, direction, wire=total - told))

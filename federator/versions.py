@@ -1,0 +1,158 @@
+"""Published weights: a file for each version of each segment, and the encoded transfers that bring them to silos.
+
+    weights/decoder.0@3.safetensors         version 3, the federator's very bits
+    published/down.decoder.0.2-3.transfer   what takes a silo from 2 to 3: encoded once, read by all
+    published/down.decoder.0.x-3.transfer   version 3 from nothing (a snapshot), made when a silo first needs it
+
+Sits between ``fold`` and the service. Nothing here decides what is current: the journal does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from feddiff.core import transfer
+from feddiff.core.codec import CODECS
+from feddiff.core.config import FederationConfig
+from feddiff.core.segments import Layout
+from feddiff.core.store import WeightsReader, WeightsWriter
+from feddiff.core.transfer import Manifest, Spool, Transfer, checksum
+from feddiff.federator.fold import Contribution, fold
+
+
+def route(held: int | None, target: int, deltas: Mapping[int, int], snapshot: int) -> tuple[int, ...]:
+    """Base versions of the transfers that take a silo from ``held`` to ``target``; -1 stands for the snapshot.
+
+    ``deltas`` maps a version to the bytes of the transfer from it to the next; ``snapshot`` is the bytes of the whole.
+    The chain of deltas is taken if it is there and no larger than the snapshot.
+    """
+    if held == target:
+        return ()
+    if held is not None and held < target and all(base in deltas for base in range(held, target)):
+        chain = range(held, target)
+        if sum(deltas[base] for base in chain) <= snapshot:
+            return tuple(chain)
+    return (-1,)
+
+
+class Versions:
+    """The two folders of published weights."""
+
+    def __init__(self, folder: Path, layout: Layout, config: FederationConfig) -> None:
+        self.layout, self.config = layout, config
+        self._weights, self._published = folder / "weights", folder / "published"
+        self._weights.mkdir(parents=True, exist_ok=True)
+        self._published.mkdir(parents=True, exist_ok=True)
+
+    def weights(self, segment: str, version: int) -> Path:
+        return self._weights / f"{segment}@{version}.safetensors"
+
+    def manifest(self, segment: str, base: int, version: int) -> Manifest:
+        """The downlink transfer from ``base`` (-1: from nothing) to ``version``."""
+        codec = self.config.codec
+        # A snapshot must bring the published bits exactly. Sums of rounded deltas are not rounded numbers themselves,
+        # so with a lossy delta codec only fp32 can carry them.
+        name = codec.down if base >= 0 or not codec.delta else "fp32"
+        return Manifest(
+            f"down.{segment}.{'x' if base < 0 else base}-{version}",
+            segment,
+            base,
+            version,
+            name,
+            self.layout[segment].size,
+            codec.chunk_elements,
+        )
+
+    def upload(self, round: int, silo: str, segment: str, base: int) -> Manifest:
+        """The transfer by which a silo reports a segment that it started from version ``base``."""
+        codec = self.config.codec
+        return Manifest(
+            f"up.{round}.{silo}.{segment}",
+            segment,
+            base if codec.delta else -1,
+            round,
+            codec.up,
+            self.layout[segment].size,
+            codec.chunk_elements,
+        )
+
+    def path(self, manifest: Manifest) -> Path:
+        return transfer.path(self._published, manifest)
+
+    def routes(self, held: Mapping[str, int], targets: Mapping[str, int]) -> list[Manifest]:
+        """All downlink transfers that take a silo from what it holds to the targets, in order."""
+        found = []
+        for segment in self.layout.names:
+            if segment not in targets:
+                continue
+            deltas = {}
+            for base in range(max(held.get(segment, targets[segment]), 0), targets[segment]):
+                delta = self.path(self.manifest(segment, base, base + 1))
+                if self.config.codec.delta and delta.exists():
+                    deltas[base] = delta.stat().st_size
+            snapshot = self.path(self.manifest(segment, -1, targets[segment]))
+            size = snapshot.stat().st_size if snapshot.exists() else 4 * self.layout[segment].size
+            for base in route(held.get(segment), targets[segment], deltas, size):
+                version = targets[segment] if base < 0 else base + 1
+                found.append(self.manifest(segment, base, version))
+        return found
+
+    def open(self, manifest: Manifest) -> Transfer:
+        """A published transfer; a snapshot is encoded if it is not there. Callers take turns.
+
+        Raises StoreError when its version is no longer kept.
+        """
+        if not self.path(manifest).exists() and manifest.absolute:
+            codec = CODECS[manifest.codec]
+            with WeightsReader(self.weights(manifest.segment, manifest.version)) as reader:
+                spool = Spool(self.path(manifest), manifest)
+                for index in range(spool.chunks, manifest.chunks):
+                    values = reader.read(manifest.segment, index * manifest.chunk_elements, manifest.count(index))
+                    payload = codec.encode(values, None)
+                    spool.append(index, payload, checksum(payload))
+                spool.commit(spool.digest())
+        return Transfer(self.path(manifest))
+
+    def publish(self, segment: str, base: int, version: int, contributions: list[Contribution]) -> None:
+        """Fold updates into the files of a new version. Repeated after a crash, it writes the same bytes again."""
+        manifest = self.manifest(segment, base if self.config.codec.delta else -1, version)
+        target = self.path(manifest)
+        target.with_name(target.name + ".part").unlink(missing_ok=True)
+        spool = Spool(target, manifest)
+        try:
+            with (
+                WeightsReader(self.weights(segment, base)) as previous,
+                WeightsWriter(
+                    self.weights(segment, version), {segment: manifest.elements}, {"version": str(version)}
+                ) as writer,
+            ):
+                fold(contributions, previous, writer, spool)
+                spool.commit(spool.digest())
+                writer.commit()
+        finally:
+            spool.close()
+
+    def publish_initial(self, segment: str, reader: WeightsReader) -> None:
+        """Make version 0 of the initial weights: what a silo decodes of its snapshot."""
+        manifest = self.manifest(segment, -1, 0)
+        codec = CODECS[manifest.codec]
+        with WeightsWriter(self.weights(segment, 0), {segment: manifest.elements}, {"version": "0"}) as writer:
+            for index in range(manifest.chunks):
+                start, count = index * manifest.chunk_elements, manifest.count(index)
+                values = reader.read(segment, start, count)
+                if not codec.lossless:
+                    values = codec.decode(codec.encode(values, None), count, None)
+                writer.write(segment, start, values)
+            writer.commit()
+
+    def prune(self, current: Mapping[str, int]) -> None:
+        """Delete versions older than ``keep_versions`` and the transfers to them; the current one always stays."""
+        for path in [*self._weights.glob("*@*.safetensors"), *self._published.glob("down.*.transfer")]:
+            if path.suffix == ".safetensors":
+                segment, _, number = path.stem.rpartition("@")
+            else:
+                segment, _, pair = path.stem.removeprefix("down.").rpartition(".")
+                number = pair.rpartition("-")[2]
+            if int(number) <= current.get(segment, 0) - self.config.keep_versions:
+                path.unlink()

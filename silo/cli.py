@@ -1,0 +1,147 @@
+"""``feddiff-silo``: everything an institution types.
+
+Only parses and prints; imports what a command needs when it needs it, so that ``--help`` is instant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from feddiff.core import console
+
+
+def parser() -> argparse.ArgumentParser:
+    root = argparse.ArgumentParser(
+        prog="feddiff-silo",
+        description="Takes part in a federation: trains on this institution's images, sends weights, never an image.",
+    )
+    root.add_argument("--data", type=Path, metavar="FOLDER", help="images; sub-folders are class labels")
+    root.add_argument("--federator", metavar="HOST:PORT", help="where the federator is")
+    root.add_argument("--join", metavar="TOKEN", help="the invitation; needed the first time only")
+    root.add_argument("--verbose", action="store_true")
+    state = argparse.ArgumentParser(add_help=False)
+    for each in (root, state):
+        each.add_argument(
+            "--state",
+            type=Path,
+            metavar="FOLDER",
+            default=argparse.SUPPRESS,
+            help="where keys and weights are kept (default: $STATE_DIRECTORY, or a folder for this federator"
+            " under ~/.local/state/feddiff)",
+        )
+    commands = root.add_subparsers(dest="command", metavar="[COMMAND]")
+    join = commands.add_parser("join", parents=[state], help="enrol with an invitation, and stop there")
+    join.add_argument("token")
+    for name, text in (
+        ("sample", "draw images from this silo's own model"),
+        ("export", "write this silo's own model as a folder that diffusers loads"),
+    ):
+        command = commands.add_parser(name, parents=[state], help=text)
+        command.add_argument("--federator", metavar="HOST:PORT", default=argparse.SUPPRESS)
+        if name == "sample":
+            command.add_argument("--out", type=Path, required=True, metavar="GRID.PNG")
+            command.add_argument("--count", type=int, default=64)
+            command.add_argument("--steps", type=int, default=50)
+            command.add_argument("--seed", type=int, default=0)
+            command.add_argument("--scale", type=int, default=1, help="enlarge each pixel")
+        else:
+            command.add_argument("folder", type=Path)
+    return root
+
+
+def main(arguments: list[str] | None = None) -> int:
+    root = parser()
+    options = root.parse_args(arguments)
+    if options.command is None and (options.data is None or options.federator is None):
+        root.error("--data and --federator are both needed")
+    return console.run("feddiff-silo", lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.command == "join":
+        from feddiff.core.identity import Invitation
+        from feddiff.silo import enroll
+
+        console.log_lines(options.verbose)
+        invitation = Invitation.parse(options.token)
+        folder = _state(options, invitation.address)
+        name = enroll.join(invitation, folder, invitation.address)
+        print(f"{name} is enrolled; run: feddiff-silo --data FOLDER --federator {invitation.address}")
+        return 0
+    if options.command in ("sample", "export"):
+        from feddiff.silo import model
+
+        folder = _state(options, options.federator)
+        if options.command == "export":
+            model.export(folder, options.folder)
+            print(f'{options.folder}: load it with diffusers.DDPMPipeline.from_pretrained("{options.folder}")')
+        else:
+            model.sample(folder, options.out, options.count, options.steps, options.seed, options.scale)
+            print(f"{options.count} images in {options.out}")
+        return 0
+    return _take_part(options)
+
+
+def _state(options: argparse.Namespace, address: str | None) -> Path:
+    """The state folder: as given, or systemd's, or one for each federator."""
+    if "state" in options:
+        return Path(options.state)
+    if os.environ.get("STATE_DIRECTORY"):
+        return Path(os.environ["STATE_DIRECTORY"])
+    from feddiff.core.errors import ConfigError
+
+    if not address:
+        raise ConfigError("which silo? give --federator or --state")
+    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(base) / "feddiff" / address.replace(":", "_").replace("[", "").replace("]", "")
+
+
+def _take_part(options: argparse.Namespace) -> int:
+    import signal
+    import threading
+
+    console.log_lines(options.verbose)
+    from feddiff.core.errors import DataError
+    from feddiff.core.identity import Invitation, parse_address
+    from feddiff.silo import enroll
+    from feddiff.silo.local import Local, read_identity
+
+    parse_address(options.federator)
+    if not options.data.is_dir():
+        raise DataError(f"{options.data} is not a folder; --data needs the folder that holds the images")
+    folder = _state(options, options.federator)
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    if options.join is not None and not (folder / "identity.json").exists():
+        enroll.join_patiently(Invitation.parse(options.join), folder, options.federator, stopping)
+    if stopping.is_set():
+        return 0
+    name, _ = read_identity(folder)
+    local = Local(folder)
+
+    from feddiff.silo.client import Client
+    from feddiff.silo.daemon import Silo
+    from feddiff.silo.display import Display
+    from feddiff.silo.learner import ImageLearner
+
+    display = Display()
+    client = Client(options.federator, folder)
+    silo = Silo(name, local, client, lambda config: ImageLearner(config, options.data), display)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: silo.stop())
+    try:
+        if silo.run():
+            print(f"{name}: the federation is finished")
+    finally:
+        display.close()
+        client.close()
+        local.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

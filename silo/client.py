@@ -1,0 +1,172 @@
+"""The silo's only gRPC client: questions to the federator, answers as nouns of the core, errors as their classes."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from feddiff.core import wire
+from feddiff.core.errors import FederatorUnavailable, ProtocolError
+from feddiff.core.transfer import Chunk, Receiver, Sender, Standing
+from feddiff.silo.session import RoundWork, Task
+from feddiff.v1 import federation_pb2 as pb
+from feddiff.v1 import federation_pb2_grpc, transfer_pb2
+
+PATIENCE_S = 25.0
+ANSWER_S = 30.0
+"""How long a small question may take. Streams have no such limit: keepalive tells a dead link from a slow one."""
+
+
+class Client:
+    """A silo's connection. One caller at a time, except ``stop``."""
+
+    def __init__(self, address: str, folder: Path) -> None:
+        credentials = grpc.ssl_channel_credentials(
+            (folder / "authority.pem").read_bytes(),
+            (folder / "key.pem").read_bytes(),
+            (folder / "certificate.pem").read_bytes(),
+        )
+        self._channel = grpc.secure_channel(address, credentials, wire.CLIENT_OPTIONS)
+        self._stub = federation_pb2_grpc.FederationStub(self._channel)
+        self._running: Any = None
+        self._stopped = threading.Event()
+
+    def join(
+        self,
+        samples: int,
+        labels: Mapping[str, int],
+        held: Mapping[str, int],
+        device: str,
+        layout_digest: str,
+    ) -> bytes:
+        """Introduce the silo; returns the federation's rules. With 0 samples it only asks for the rules."""
+        request = pb.JoinRequest(
+            protocol=wire.PROTOCOL,
+            software=wire.SOFTWARE,
+            samples=samples,
+            labels=labels,
+            held=_held(held),
+            device=device,
+            layout_digest=layout_digest,
+        )
+        reply = self._ask(self._stub.Join, request, ANSWER_S)
+        return bytes(reply.config)
+
+    def task(self, known: str, held: Mapping[str, int]) -> Task:
+        """What to do; waits up to ``PATIENCE_S`` while it is still ``known``."""
+        request = pb.TaskRequest(known_task=known, patience_s=PATIENCE_S, held=_held(held))
+        reply = self._ask(self._stub.GetTask, request, PATIENCE_S + ANSWER_S)
+        if reply.WhichOneof("kind") != "round":
+            return Task(reply.id, reply.reason, finished=reply.WhichOneof("kind") == "finished")
+        work = RoundWork(
+            reply.round.round,
+            tuple(wire.manifests_from(reply.round.down)),
+            tuple(wire.manifests_from(reply.round.up)),
+            {each.segment: each.version for each in reply.round.start},
+            tuple(reply.round.personal),
+            reply.round.seed,
+        )
+        return Task(reply.id, reply.reason, work)
+
+    def fetch(self, round: int, receiver: Receiver, told: Callable[[int], None]) -> None:
+        """Receive what a receiver lacks. ``told`` hears the payload bytes of each chunk."""
+        request = transfer_pb2.FetchRequest(
+            offer=_offer(round, receiver), standing=wire.standing_to(receiver.standing())
+        )
+        for message in self._stream(self._stub.Fetch, request):
+            part = wire.part_from(message)
+            if isinstance(part, Chunk):
+                receiver.chunk(part)
+                told(len(part.payload))
+            else:
+                receiver.commit(part)
+
+    def submit(self, round: int, sender: Sender, told: Callable[[int], None]) -> None:
+        """Send what the federator lacks of these transfers, and have each acknowledged."""
+        standing: queue.SimpleQueue[list[Standing] | None] = queue.SimpleQueue()
+
+        def requests() -> Iterator[transfer_pb2.SubmitRequest]:
+            yield transfer_pb2.SubmitRequest(offer=_offer(round, sender))
+            at = standing.get()
+            for part in sender.parts(at) if at is not None else ():
+                if self._stopped.is_set():
+                    return
+                yield wire.part_to(part, transfer_pb2.SubmitRequest)
+                if isinstance(part, Chunk):
+                    told(len(part.payload))
+
+        open_commits = set(range(len(sender.transfers)))
+        try:
+            for reply in self._stream(self._stub.Submit, requests()):
+                if reply.WhichOneof("part") == "standing":
+                    at = wire.standing_from(reply.standing)
+                    open_commits -= {number for number, each in enumerate(at) if each.committed}
+                    standing.put(at)
+                else:
+                    open_commits.discard(reply.committed.offer)
+        finally:
+            standing.put(None)  # the generator may still be waiting, in gRPC's own thread
+        if open_commits:
+            raise ProtocolError(f"the federator left {len(open_commits)} transfers unacknowledged")
+
+    def report(
+        self,
+        round: int,
+        phase: str,
+        step: int = 0,
+        steps: int = 0,
+        metrics: Mapping[str, float] | None = None,
+    ) -> bool:
+        """Tell progress; False if the round no longer wants this silo's update."""
+        request = pb.ReportRequest(round=round, phase=phase, step=step, steps=steps, metrics=dict(metrics or {}))
+        return not self._ask(self._stub.Report, request, ANSWER_S).abandon
+
+    def stop(self) -> None:
+        """End whatever is under way; it raises FederatorUnavailable. Safe from any thread and signal handler."""
+        self._stopped.set()
+        running = self._running
+        if running is not None:
+            running.cancel()
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def _ask(self, method: Any, request: Any, timeout: float) -> Any:
+        self._check_stopped()
+        self._running = method.future(request, timeout=timeout)
+        try:
+            return self._running.result()
+        except grpc.RpcError as error:
+            raise wire.raised(error) from None
+        except grpc.FutureCancelledError:
+            raise FederatorUnavailable("this silo is stopping") from None
+        finally:
+            self._running = None
+
+    def _stream(self, method: Any, request: Any) -> Iterator[Any]:
+        self._check_stopped()
+        self._running = call = method(request)
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise wire.raised(error) from None
+        finally:
+            self._running = None
+            call.cancel()
+
+    def _check_stopped(self) -> None:
+        if self._stopped.is_set():
+            raise FederatorUnavailable("this silo is stopping")
+
+
+def _held(held: Mapping[str, int]) -> list[pb.Held]:
+    return [pb.Held(segment=segment, version=version) for segment, version in sorted(held.items())]
+
+
+def _offer(round: int, holder: Receiver | Sender) -> transfer_pb2.Offer:
+    return transfer_pb2.Offer(round=round, manifests=[wire.manifest_to(each) for each in holder.manifests])

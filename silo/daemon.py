@@ -1,0 +1,188 @@
+"""The silo as a long-running process: asks for its task, does the next step, and outlasts everything else.
+
+A federator that is away is waited for, with back-off, for as long as it takes; a round that is over is let go; only
+what a person must act on (refused identity, no images, changed rules, full disk) ends the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import threading
+from collections.abc import Callable
+
+from feddiff.core.config import FederationConfig
+from feddiff.core.errors import FederatorUnavailable, RoundError, StoreError, TransferError
+from feddiff.core.transfer import Receiver, Sender
+from feddiff.silo.client import Client
+from feddiff.silo.display import Display
+from feddiff.silo.learner import Learner, training_seed
+from feddiff.silo.local import Local
+from feddiff.silo.session import RoundWork, Step, Task, next_step
+
+FIRST_WAIT_S = 1.0
+LONGEST_WAIT_S = 60.0
+
+log = logging.getLogger("feddiff.silo")
+
+
+class Silo:
+    """One institution's daemon. ``make_learner`` is called once, when the federation's rules are known."""
+
+    def __init__(
+        self,
+        name: str,
+        local: Local,
+        client: Client,
+        make_learner: Callable[[FederationConfig], Learner],
+        display: Display,
+    ) -> None:
+        self.name, self._local, self._client, self._display = name, local, client, display
+        self._make_learner = make_learner
+        self._learner: Learner | None = None
+        self._stopping = threading.Event()
+        self._failures = 0
+
+    def stop(self) -> None:
+        """Make ``run`` return within seconds. Safe in a signal handler."""
+        self._stopping.set()
+        self._client.stop()
+
+    def run(self) -> bool:
+        """Take part until the federation is finished (True) or ``stop`` is called (False).
+
+        Raises IdentityError, ConfigError, ProtocolError, DataError, StoreError: what a person must act on.
+        """
+        joined, known = False, ""
+        while not self._stopping.is_set():
+            try:
+                if not joined:
+                    self._join()
+                    joined = True
+                task = self._client.task(known, self._local.held())
+                self._failures = 0
+                if task.id != known:
+                    log.info("task %s: %s", task.id, task.reason)
+                known = task.id if task.work is None else ""
+                if task.finished:
+                    return True
+                if task.work is not None and not self._do(task, task.work):
+                    known = ""
+            except FederatorUnavailable as error:
+                self._wait(f"the federator is away ({error})")
+            except RoundError as error:
+                log.warning("%s", error)
+                self._wait(None)
+            except TransferError as error:
+                self._wait(f"{error.sentence}")
+        return False
+
+    def _join(self) -> None:
+        local = self._local
+        config = local.adopt(self._client.join(0, {}, {}, "", ""))
+        if self._learner is None:
+            self._learner = self._make_learner(config)
+        learner = self._learner
+        self._client.join(learner.samples, learner.labels, local.held(), learner.device, learner.layout_digest)
+        log.info("%s is in %s with %d images (%s)", self.name, config.name, learner.samples, learner.device)
+
+    def _do(self, task: Task, work: RoundWork) -> bool:
+        """All steps of a round, from wherever the disk says we are. False if the round lost interest."""
+        self._local.tidy(work)
+        while not self._stopping.is_set():
+            step = next_step(task, self._local.progress())
+            log.debug("%s: %s", step.action, step.reason)
+            if step.action == "fetch":
+                self._fetch(work, step)
+            elif step.action == "train":
+                if not self._train(work):
+                    return False
+            elif step.action == "encode":
+                for manifest in step.manifests:
+                    self._local.encode(work, manifest)
+            else:
+                return self._submit(work)
+        return False
+
+    def _fetch(self, work: RoundWork, step: Step) -> None:
+        receiver = Receiver(self._local.inbox, step.manifests)
+        arrived = 0
+
+        def told(count: int) -> None:
+            nonlocal arrived
+            arrived += count
+            self._display.at(arrived)
+
+        self._display.begin(f"round {work.round} fetching", sum(4 * each.elements for each in step.manifests))
+        try:
+            self._client.fetch(work.round, receiver, told)
+        finally:
+            receiver.close()
+            self._display.end()
+        for manifest in step.manifests:
+            self._local.apply(manifest)
+
+    def _train(self, work: RoundWork) -> bool:
+        assert self._learner is not None
+        self._display.begin(f"round {work.round} training", 1)
+        wanted = True
+
+        def told(step: int, steps: int, loss: float, speed: float) -> bool:
+            nonlocal wanted
+            self._display.at(step / max(steps, 1), f"loss {loss:.4f}, {speed:.0f} images/s")
+            # If nobody answers, the training goes on: the federator will be back, or the round will be over.
+            with contextlib.suppress(FederatorUnavailable):
+                wanted = self._client.report(work.round, "training", step, steps, {"loss": loss})
+            return wanted and not self._stopping.is_set()
+
+        learned = self._learner.learn(
+            self._local.start(work),
+            self._local.trained.averages(),
+            training_seed(work.seed, work.round, self.name),
+            self._local.checkpoint,
+            told,
+        )
+        self._display.end()
+        if learned is None:
+            if not wanted:
+                log.warning("round %d went on without this silo; its training is dropped", work.round)
+            return False
+        self._local.trained.keep(work.round, learned.weights, learned.ema, learned.metrics)
+        self._local.checkpoint.unlink(missing_ok=True)
+        log.info("round %d trained: loss %.4f", work.round, learned.metrics.get("loss", float("nan")))
+        return True
+
+    def _submit(self, work: RoundWork) -> bool:
+        metrics = self._local.trained.metrics()
+        if not self._client.report(work.round, "submitting", metrics=metrics):
+            return False
+        try:
+            transfers = self._local.outgoing(work.up)
+        except StoreError as error:
+            log.warning("%s", error)
+            return True
+        sent = 0
+
+        def told(count: int) -> None:
+            nonlocal sent
+            sent += count
+            self._display.at(sent)
+
+        self._display.begin(f"round {work.round} submitting", sum(each.payload_bytes for each in transfers))
+        try:
+            self._client.submit(work.round, Sender(transfers), told)
+        finally:
+            self._display.end()
+            for each in transfers:
+                each.close()
+        log.info("round %d is handed in", work.round)
+        return True
+
+    def _wait(self, why: str | None) -> None:
+        """Back off: 1, 2, 4 … 60 seconds, each up to a quarter longer so that silos do not return in step."""
+        pause = min(FIRST_WAIT_S * 2**self._failures, LONGEST_WAIT_S) * random.uniform(1, 1.25)
+        self._failures += 1
+        if why and not self._stopping.is_set():
+            log.warning("%s; next try in %.0f s", why, pause)
+        self._stopping.wait(pause)

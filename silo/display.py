@@ -1,0 +1,59 @@
+"""What a silo shows: progress bars on a terminal, plain log lines otherwise."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from typing import Any
+
+log = logging.getLogger("feddiff.silo")
+LINE_EVERY_S = 30.0
+
+
+class Display:
+    """One bar (or a line now and then) for the phase that is under way."""
+
+    def __init__(self, bars: bool | None = None) -> None:
+        self._progress: Any = None
+        self._bar: Any = None
+        self._line_at = 0.0
+        if sys.stderr.isatty() if bars is None else bars:
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+            self._progress = Progress(
+                TextColumn("{task.description:<28}"),
+                BarColumn(),
+                TextColumn("{task.percentage:>3.0f}% {task.fields[note]}"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._progress.start()
+
+    def begin(self, what: str, total: float) -> None:
+        """A phase begins; ``total`` in whatever ``at`` counts."""
+        self._line_at = time.monotonic()
+        self._what, self._total = what, max(total, 1)
+        if self._progress is not None:
+            self.end()
+            self._bar = self._progress.add_task(what, total=self._total, note="")
+
+    def at(self, done: float, note: str = "") -> None:
+        """The phase has come this far."""
+        if self._progress is not None and self._bar is not None:
+            self._progress.update(self._bar, completed=done, note=note)
+        elif time.monotonic() - self._line_at > LINE_EVERY_S:
+            self._line_at = time.monotonic()
+            log.info("%s: %.0f%% %s", self._what, 100 * done / self._total, note)
+
+    def end(self) -> None:
+        if self._progress is not None and self._bar is not None:
+            self._progress.remove_task(self._bar)
+            self._bar = None
+
+    def close(self) -> None:
+        self.end()
+        if self._progress is not None:
+            self._progress.stop()

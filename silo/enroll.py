@@ -1,0 +1,132 @@
+"""Becoming a silo: from an invitation to a certificate. Run once; the private key is made here and never leaves.
+
+The server's certificate is fetched first and used as the only root, for the federation's CA is not known yet; the CA
+that comes with the reply must have the fingerprint that the invitation carries and must have signed that very
+server certificate. Somebody in between sees a certificate request, and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import shutil
+import socket
+import ssl
+import tempfile
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+
+import grpc
+
+from feddiff.core import pki, wire
+from feddiff.core.errors import ConfigError, FederatorUnavailable, IdentityError, InvitationSpent
+from feddiff.core.identity import Invitation, parse_address
+from feddiff.core.store import write_atomic
+from feddiff.v1 import enrollment_pb2 as pb
+from feddiff.v1 import enrollment_pb2_grpc
+
+TIMEOUT_S = 10.0
+LONGEST_WAIT_S = 60.0
+log = logging.getLogger("feddiff.silo")
+
+
+def join(invitation: Invitation, folder: Path, address: str) -> str:
+    """Enrol at ``address`` and keep key, certificate, CA and address in ``folder``; returns the silo's name.
+
+    Raises InvitationSpent, IdentityError, ConfigError, FederatorUnavailable. May be repeated if it was interrupted.
+    """
+    key_path = folder / "key.pem"
+    if (folder / "authority.pem").exists() and (
+        pki.fingerprint((folder / "authority.pem").read_bytes()) != invitation.authority
+    ):
+        _forget(folder)
+    if not key_path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        pki.write_private(key_path, pki.make_key())
+    key = key_path.read_bytes()
+    certificate, bootstrap_key = pki.invitation_certificate(invitation.name, invitation.secret)
+    server = _server_certificate(address, certificate, bootstrap_key)
+    credentials = grpc.ssl_channel_credentials(server, bootstrap_key, certificate)
+    request = pb.EnrollRequest(name=invitation.name, request=pki.request_certificate(key, invitation.name))
+    with grpc.secure_channel(address, credentials, wire.CLIENT_OPTIONS) as channel:
+        try:
+            reply = enrollment_pb2_grpc.EnrollmentStub(channel).Enroll(request, timeout=TIMEOUT_S)
+        except grpc.RpcError as error:
+            raise _explain(wire.raised(error), invitation, address) from None
+    now = datetime.now(UTC)
+    pki.check_authority(reply.authority, invitation.authority)
+    # Every silo has a certificate of this CA; only the federator may be the one that we talked to.
+    if (role := pki.check_signed_by(server, reply.authority, now).role) != "federator":
+        raise IdentityError(f"{address} shows the certificate of a {role}, not of the federator")
+    identity = pki.check_signed_by(reply.certificate, reply.authority, now)
+    if (identity.role, identity.name) != ("silo", invitation.name):
+        raise IdentityError(f"{address} issued a certificate for {identity.role} {identity.name}")
+    pki.check_key_matches(reply.certificate, key)
+    write_atomic(folder / "authority.pem", reply.authority)
+    write_atomic(folder / "certificate.pem", reply.certificate)
+    written = {"name": identity.name, "federator": address, "federation": reply.federation}
+    write_atomic(folder / "identity.json", json.dumps(written).encode())
+    return identity.name
+
+
+def join_patiently(invitation: Invitation, folder: Path, address: str, stopping: threading.Event) -> None:
+    """``join``, waiting for a federator that is not up yet as long as it takes, or until told to stop."""
+    pause = 1.0
+    while not stopping.is_set():
+        try:
+            join(invitation, folder, address)
+            return
+        except FederatorUnavailable as error:
+            log.warning("%s; next try in %.0f s", error, pause)
+            stopping.wait(pause)
+            pause = min(2 * pause, LONGEST_WAIT_S)
+
+
+def _explain(error: Exception, invitation: Invitation, address: str) -> Exception:
+    if isinstance(error, FederatorUnavailable):
+        text = str(error)
+        if "Socket closed" in text or "handshake" in text.lower():
+            return InvitationSpent(
+                f"{address} refused the invitation of {invitation.name} (or its name is not in its"
+                f" certificate); ask the federation for a new one ({text[:200]})"
+            )
+    return error
+
+
+def _server_certificate(address: str, certificate: bytes, key: bytes) -> bytes:
+    host, port = parse_address(address)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with tempfile.NamedTemporaryFile() as pair:  # mode 0600; the ssl module takes a client certificate from a file only
+        pair.write(key + certificate)
+        pair.flush()
+        context.load_cert_chain(pair.name)
+    try:
+        with socket.create_connection((host, port), TIMEOUT_S) as plain:
+            with context.wrap_socket(plain, server_hostname=host) as secured:
+                found = secured.getpeercert(binary_form=True)
+    except socket.gaierror as error:
+        raise ConfigError(f"{address}: no host of that name is known ({error.strerror}); check the address") from None
+    except OSError as error:
+        why = error.strerror or str(error) or type(error).__name__
+        raise FederatorUnavailable(f"{address}: {why.lower()}; check the address and that the port is open") from None
+    return ssl.DER_cert_to_PEM_cert(found or b"").encode()
+
+
+def _forget(folder: Path) -> None:
+    """Another federation's CA: nothing of the old one may be mixed into the new."""
+    log.warning("%s belonged to another federation; it starts anew", folder)
+    for name in ("held", "trained", "inbox", "outbox"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in (
+        "rules.json",
+        "key.pem",
+        "certificate.pem",
+        "authority.pem",
+        "identity.json",
+        "checkpoint.safetensors",
+    ):
+        with contextlib.suppress(FileNotFoundError):
+            (folder / name).unlink()

@@ -1,0 +1,104 @@
+"""The local training as the rest of the silo sees it: segments in, segments out.
+
+Joins the model's layout, the images and ``trainer.train``; everything around it (session, transfers, state) needs no
+torch, and a benchmark of the transport can put another learner in its place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from feddiff.core.config import FederationConfig
+from feddiff.core.segments import F32, Layout
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a round's training gives, by segment."""
+
+    weights: Mapping[str, F32]
+    ema: Mapping[str, F32] | None
+    metrics: Mapping[str, float]
+
+
+Told = Callable[[int, int, float, float], bool]
+"""(step, steps, loss, images per second); False abandons the training."""
+
+
+class Learner(Protocol):
+    """Trains the whole model on what one silo has."""
+
+    @property
+    def samples(self) -> int: ...
+    @property
+    def labels(self) -> Mapping[str, int]: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def layout_digest(self) -> str: ...
+
+    def learn(
+        self, start: Mapping[str, F32], ema: Mapping[str, F32] | None, seed: int, checkpoint: Path, told: Told
+    ) -> Learned | None:
+        """One round's training; None if ``told`` abandoned it."""
+        ...
+
+
+class ImageLearner:
+    """Trains the federation's UNet on a folder of images. Raises DataError if there are none."""
+
+    def __init__(self, config: FederationConfig, folder: Path) -> None:
+        from feddiff.silo.data import read_images
+
+        self.config = config
+        self.images = read_images(folder, config)
+        self.samples = len(self.images.pixels)
+        self.labels = self.images.counts
+
+        import torch
+
+        from feddiff.core import diffusion
+
+        if config.training.threads:
+            torch.set_num_threads(config.training.threads)
+        cuda = torch.cuda.is_available()
+        self.device = torch.cuda.get_device_name() if cuda else f"cpu, {torch.get_num_threads()} threads"
+        self.layout: Layout = diffusion.layout(config)
+        self.layout_digest = self.layout.digest
+
+    def learn(
+        self, start: Mapping[str, F32], ema: Mapping[str, F32] | None, seed: int, checkpoint: Path, told: Told
+    ) -> Learned | None:
+        from feddiff.silo import trainer
+
+        done = trainer.train(
+            self.config,
+            self._state(start),
+            self.images,
+            seed,
+            ema=self._state(ema) if ema else None,
+            checkpoint=checkpoint,
+            progress=lambda at: told(at.step, at.steps, at.loss, at.images_per_second),
+        )
+        if done is None:
+            return None
+        return Learned(self._vectors(done.state), self._vectors(done.ema) if done.ema else None, done.metrics)
+
+    def _state(self, vectors: Mapping[str, F32]) -> dict[str, F32]:
+        state: dict[str, F32] = {}
+        for segment in self.layout.segments:
+            state |= segment.scatter(vectors[segment.name])
+        return state
+
+    def _vectors(self, state: Mapping[str, F32]) -> dict[str, F32]:
+        return {segment.name: segment.gather(state) for segment in self.layout.segments}
+
+
+def training_seed(federation_seed: int, round: int, silo: str) -> int:
+    """63 bits that differ for every silo and round, and are the same on every attempt."""
+    text = f"{federation_seed}/{round}/{silo}".encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "little") >> 1

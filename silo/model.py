@@ -1,0 +1,44 @@
+"""The silo's own model after its last training: sampled and exported where it lies.
+
+Under ULATDEC and UDEC this is the only whole model there is. With a moving average, that is the one used.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from feddiff.core.config import FederationConfig
+from feddiff.core.errors import StoreError
+from feddiff.core.segments import F32
+from feddiff.silo.trained import Trained
+
+
+def _state(folder: Path) -> tuple[FederationConfig, dict[str, F32]]:
+    from feddiff.core import config, diffusion
+
+    if not (folder / "rules.json").exists():
+        raise StoreError(f"{folder} holds no silo that has joined a federation")
+    rules = config.parse((folder / "rules.json").read_bytes())
+    trained = Trained(folder)
+    vectors = trained.averages() or trained.weights()
+    state: dict[str, F32] = {}
+    for segment in diffusion.layout(rules).segments:
+        state |= segment.scatter(vectors[segment.name])
+    return rules, state
+
+
+def sample(folder: Path, out: Path, count: int, steps: int, seed: int, scale: int) -> None:
+    """Draw a grid of images. Raises StoreError if nothing was trained yet."""
+    rules, state = _state(folder)
+    from feddiff.core import diffusion
+
+    images = diffusion.sample(rules, state, count, steps=steps, seed=seed)
+    diffusion.grid(images, columns=diffusion.columns(rules, count), scale=scale).save(out)
+
+
+def export(folder: Path, target: Path) -> None:
+    """Write it for diffusers."""
+    rules, state = _state(folder)
+    from feddiff.core import diffusion
+
+    diffusion.export(rules, state, target)

@@ -1,0 +1,78 @@
+"""What a silo does next: a pure function of its task and of what lies on its disk.
+
+    wait ─► fetch ─► train ─► encode ─► submit ─► wait … finish
+
+Nothing remembers "where we were": after any crash the same question gives the same answer, so finished work is
+neither trained nor sent twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from feddiff.core.transfer import Manifest
+
+Action = Literal["wait", "fetch", "train", "encode", "submit", "finish"]
+
+
+@dataclass(frozen=True)
+class RoundWork:
+    """A round's work as the federator gave it."""
+
+    round: int
+    down: tuple[Manifest, ...]
+    up: tuple[Manifest, ...]
+    start: Mapping[str, int]
+    """Segments that training starts from at a published version; all others are the silo's own."""
+    personal: tuple[str, ...]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """The federator's answer to "what is my task". ``work`` is None while there is nothing to do."""
+
+    id: str
+    reason: str
+    work: RoundWork | None = None
+    finished: bool = False
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is safe on the silo's disk."""
+
+    held: Mapping[str, int] = field(default_factory=dict)
+    trained: int | None = None
+    """The newest round whose training is done."""
+    encoded: Collection[str] = ()
+    """Transfers that lie ready in the outbox."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """The next thing to do and why. ``manifests``: the transfers it is about."""
+
+    action: Action
+    reason: str
+    manifests: tuple[Manifest, ...] = ()
+
+
+def next_step(task: Task, progress: Progress) -> Step:
+    """The next step of a silo."""
+    if task.finished:
+        return Step("finish", task.reason)
+    work = task.work
+    if work is None:
+        return Step("wait", task.reason)
+    missing = tuple(each for each in work.down if each.version > progress.held.get(each.segment, -1))
+    if missing:
+        return Step("fetch", f"round {work.round}: {len(missing)} segments are to come", missing)
+    if progress.trained != work.round:
+        return Step("train", f"round {work.round} is not trained yet")
+    unready = tuple(each for each in work.up if each.transfer not in progress.encoded)
+    if unready:
+        return Step("encode", f"round {work.round}: {len(unready)} segments are not encoded yet", unready)
+    return Step("submit", f"round {work.round} is ready to go", work.up)
