@@ -182,6 +182,10 @@ class FederationConfig(Section):
         """SHA-256 of ``canonical()``, hexadecimal."""
         return hashlib.sha256(self.canonical()).hexdigest()
 
+    def columns(self, count: int) -> int:
+        """Images in a row of a grid: one of each class, or as many as make it square."""
+        return len(self.data.classes) if self.conditional else max(round(count**0.5), 1)
+
     @property
     def conditional(self) -> bool:
         """Whether the model is told an image's class."""

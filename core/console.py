@@ -1,7 +1,7 @@
 """What every command of feddiff does the same: log lines, one-line errors, exit codes.
 
-Exit codes follow sysexits.h: 0 done, 2 wrong usage, 64-78 as in ``core/errors.py`` (66 no images, 69 federator away,
-74 state folder, 75 try again, 76 protocol, 77 refused identity, 78 configuration), 70 a defect of feddiff, 130 interrupted.
+Exit codes follow sysexits.h: 0 done, 2 wrong usage, 65 update rejected, 66 no images, 69 federator away, 70 a defect of
+feddiff, 74 state folder, 75 try again, 76 protocol, 77 refused identity, 78 configuration; 130 interrupted.
 """
 
 from __future__ import annotations

@@ -16,38 +16,33 @@ times are timezone-aware. What cannot be parsed raises IdentityError.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
-from pathlib import Path
 from typing import Literal
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from feddiff.core.errors import CertificateExpired, ConfigError, IdentityError, StoreError
+from feddiff.core.errors import ConfigError, IdentityError
 from feddiff.core.identity import (
-    MAX_PEM_BYTES,
     SECRET_BYTES,
-    Identity,
     Role,
     check_host,
     check_name,
     load_certificate,
 )
+from feddiff.core.trust import PrivateKey, check_dates, check_key_matches, load_authority, load_key
 
 MAX_REQUEST_BYTES = 16 << 10
 MAX_DAYS = 36_500
 CLOCK_SKEW = timedelta(hours=1)
 """Certificates start this much early: a hospital's clock that is behind must not refuse a new one."""
 
-_PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 _PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 
 
@@ -75,14 +70,14 @@ def issue_federator(
     hosts = [_general_name(check_host(name)) for name in names]
     federation = load_certificate(ca).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     name = check_name(str(federation[0].value) if federation else "")
-    return _issue(ca, ca_key, "federator", name, _load_key(key).public_key(), now, days, hosts)
+    return _issue(ca, ca_key, "federator", name, load_key(key).public_key(), now, days, hosts)
 
 
 def request_certificate(key: bytes, name: str) -> bytes:
     """A PKCS#10 request (RFC 2986), PEM. The name is for the reader only: the invitation decides it."""
     subject = _distinguished_name("silo", check_name(name))
     request = x509.CertificateSigningRequestBuilder().subject_name(subject)
-    return request.sign(_load_key(key), hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    return request.sign(load_key(key), hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
 def issue_client(
@@ -121,69 +116,6 @@ def invitation_certificate(name: str, secret: bytes) -> tuple[bytes, bytes]:
     return _sign("invitation", name, key.public_key(), begins, ends, key, serial=serial), _key_pem(key)
 
 
-def fingerprint(cert: bytes) -> bytes:
-    """SHA-256 of the certificate's DER, 32 bytes."""
-    return load_certificate(cert).fingerprint(hashes.SHA256())
-
-
-def check_authority(ca: bytes, expected_fingerprint: bytes) -> None:
-    """Check that this is a CA, and the one the invitation speaks of. Raises IdentityError."""
-    found = _load_authority(ca).fingerprint(hashes.SHA256())
-    if found != expected_fingerprint:
-        raise IdentityError(
-            f"the CA is {found.hex()[:16]}, the invitation speaks of {expected_fingerprint.hex()[:16]}: "
-            "this is another federation's, or somebody stands in between"
-        )
-
-
-def check_signed_by(leaf: bytes, ca: bytes, now: datetime) -> Identity:
-    """Check that the CA signed a certificate and that both are within their dates; whose it is comes back.
-
-    The caller must still compare role and name: every silo has a certificate of the same CA. Raises
-    IdentityError, CertificateExpired.
-    """
-    certificate, authority = load_certificate(leaf), _load_authority(ca)
-    try:
-        certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
-        raise IdentityError(
-            f"{_describe(certificate)}, issued by {certificate.issuer.rfc4514_string()[:120]!r}, "
-            f"is not signed by {_describe(authority)}"
-        ) from None
-    _check_dates(certificate, now)
-    _check_dates(authority, now)
-    return Identity.from_certificate(leaf)
-
-
-def check_key_matches(cert: bytes, key: bytes) -> None:
-    """Check that a private key belongs to a certificate. Raises IdentityError."""
-    certificate = load_certificate(cert)
-    if certificate.public_key() != _load_key(key).public_key():
-        raise IdentityError(f"the private key does not belong to {_describe(certificate)}")
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Replace a file that only its owner may read (0600), durably and all at once. Raises StoreError."""
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # O_EXCL, 0600
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(handle)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}") from None
-
-
 def _issue(
     ca: bytes,
     ca_key: bytes,
@@ -194,11 +126,11 @@ def _issue(
     days: int,
     hosts: Sequence[x509.GeneralName] = (),
 ) -> bytes:
-    authority = _load_authority(ca)
+    authority = load_authority(ca)
     check_key_matches(ca, ca_key)
-    _check_dates(authority, now)
+    check_dates(authority, now)
     ends = min(now + _lifetime(days), authority.not_valid_after_utc)
-    begins, signer = now - CLOCK_SKEW, _load_key(ca_key)
+    begins, signer = now - CLOCK_SKEW, load_key(ca_key)
     return _sign(role, name, public_key, begins, ends, signer, issuer=authority.subject, hosts=hosts)
 
 
@@ -208,7 +140,7 @@ def _sign(
     public_key: _PublicKey,
     begins: datetime,
     ends: datetime,
-    signer: _PrivateKey,
+    signer: PrivateKey,
     *,
     issuer: x509.Name | None = None,
     hosts: Sequence[x509.GeneralName] = (),
@@ -271,44 +203,6 @@ def _requested_key(csr: bytes) -> _PublicKey:
     if not proven:
         raise IdentityError("the request's signature is wrong: whoever made it does not hold the key")
     return key
-
-
-def _load_authority(pem: bytes) -> x509.Certificate:
-    certificate = load_certificate(pem)
-    try:
-        is_authority = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except x509.ExtensionNotFound:
-        is_authority = False
-    if not is_authority:
-        raise IdentityError(f"{_describe(certificate)} is not a CA's")
-    return certificate
-
-
-def _load_key(pem: bytes) -> _PrivateKey:
-    if len(pem) > MAX_PEM_BYTES:
-        raise IdentityError(f"a private key of {len(pem)} bytes; at most {MAX_PEM_BYTES} are read")
-    try:
-        key = serialization.load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise IdentityError("this is not an unencrypted private key in PEM form") from None
-    if not isinstance(key, _PrivateKey):
-        raise IdentityError("the private key must be of ECDSA or RSA")
-    return key
-
-
-def _check_dates(certificate: x509.Certificate, now: datetime) -> None:
-    begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    if not begins <= now <= ends:
-        minute = "%Y-%m-%d %H:%M"
-        raise CertificateExpired(
-            f"{_describe(certificate)} is valid from {begins:{minute}} to {ends:{minute}} UTC, "
-            f"this clock says {now.astimezone(UTC):{minute}}: set the clock or get a new certificate"
-        )
-
-
-def _describe(certificate: x509.Certificate) -> str:
-    digest = certificate.fingerprint(hashes.SHA256()).hex()[:16]
-    return f"the certificate {digest} of {certificate.subject.rfc4514_string()[:120]!r}"
 
 
 def _lifetime(days: int) -> timedelta:

@@ -1,82 +1,23 @@
-"""Moving one segment: manifest, chunks, commit. Knows files and order; not sockets, and not who is who.
+"""Moving segments: an offer of manifests, chunks, commits. Knows files and order; not sockets, and not who is who.
 
-The sender keeps a transfer as a file of encoded chunks, the receiver builds the same file, and a transfer can be passed
-on as it lies. A file in the making is a log of self-checking records, so "how far are you" after any crash is answered
-by reading it: a torn tail fails its checksum and is cut off. Nothing is visible before ``commit``, which is idempotent.
+    sender                                   receiver
+    offer (manifests)              ──►       standing: chunks that are safe, transfers that are committed
+    chunks from there on, commit   ──►       committed (digest)
 
-    file    = magic, manifest, chunk 0, chunk 1, … , seal
-    record  = index u32, length u32, checksum 16 bytes, payload           (little-endian)
-    digest  = SHA-256(manifest bytes, checksum 0, checksum 1, …)          what both ends must agree on to commit
-
+Both ends may die at any point; the next attempt begins with the receiver's standing, so what is safe is not sent again.
 The idea of a content store with ``commit(digest)`` and resume by offset is containerd's.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import re
-import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from feddiff.core.codec import CODECS, payload_bound
-from feddiff.core.errors import DigestMismatch, OffsetMismatch, ProtocolError, StoreError, TooLarge
-from feddiff.core.store import sync_folder
+from feddiff.core.errors import DigestMismatch, ProtocolError, TooLarge
+from feddiff.core.spool import Manifest, Spool, Transfer, committed
 
 MAX_MANIFESTS = 4096
-MAX_CHUNK_ELEMENTS = 1 << 20
-MAX_CHUNKS = 1 << 24
-_MAGIC = b"FDT1"
-_RECORD = struct.Struct("<II16s")
-_SEAL = 0xFFFFFFFF
-_NAME = re.compile(r"[a-z0-9][a-z0-9._@+-]{0,254}")
-
-
-def checksum(payload: bytes) -> bytes:
-    """The first 16 bytes of SHA-256 (FIPS 180-4)."""
-    return hashlib.sha256(payload).digest()[:16]
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a transfer holds; the fields are those of ``transfer.proto``. Raises ProtocolError or TooLarge."""
-
-    transfer: str
-    segment: str
-    base_version: int
-    version: int
-    codec: str
-    elements: int
-    chunk_elements: int
-
-    def __post_init__(self) -> None:
-        for what in (self.transfer, self.segment):
-            if not _NAME.fullmatch(what):
-                raise ProtocolError(f"{what!r:.80} cannot name a transfer or a segment")
-        if self.codec not in CODECS:
-            raise ProtocolError(f"there is no codec {self.codec!r:.40}; known: {', '.join(CODECS)}")
-        if not 1 <= self.chunk_elements <= MAX_CHUNK_ELEMENTS:
-            raise TooLarge(f"{self.transfer}: {self.chunk_elements} values in a chunk, not 1..{MAX_CHUNK_ELEMENTS}")
-        if self.elements < 1 or self.chunks > MAX_CHUNKS:
-            raise TooLarge(f"{self.transfer}: {self.elements} values in {self.chunks} chunks")
-
-    @property
-    def chunks(self) -> int:
-        return -(-self.elements // self.chunk_elements)
-
-    def count(self, index: int) -> int:
-        """Values in one chunk: ``chunk_elements``, fewer in the last."""
-        return min(self.chunk_elements, self.elements - index * self.chunk_elements)
-
-    @property
-    def absolute(self) -> bool:
-        return self.base_version < 0
-
-    def canonical(self) -> bytes:
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":")).encode()
 
 
 @dataclass(frozen=True)
@@ -104,137 +45,6 @@ class Commit:
 
     offer: int
     digest: bytes
-
-
-class Spool:
-    """A transfer in the making. Opening it again after a crash finds every chunk that was whole.
-
-    Not for two writers at a time: whoever opens one sees to that.
-    """
-
-    def __init__(self, path: Path, manifest: Manifest) -> None:
-        self.path, self.manifest = path, manifest
-        self._part = path.with_name(path.name + ".part")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        text = manifest.canonical()
-        self._digest = hashlib.sha256(text)
-        self.chunks = 0
-        self.payload_bytes = 0
-        header = _MAGIC + _RECORD.pack(0, len(text), checksum(text)) + text
-        if os.pread(self._file, len(header), 0) == header:
-            self._recover(len(header))
-        else:
-            os.ftruncate(self._file, 0)
-            os.pwrite(self._file, header, 0)
-            self._end = len(header)
-
-    def _recover(self, position: int) -> None:
-        for record in _records(self._file, position, self.manifest):
-            if record.index == _SEAL:
-                break
-            self._count(record.checksum, len(record.payload))
-            position = record.end
-        os.ftruncate(self._file, position)
-        self._end = position
-
-    def _count(self, check: bytes, length: int) -> None:
-        self._digest.update(check)
-        self.chunks += 1
-        self.payload_bytes += length
-
-    def append(self, index: int, payload: bytes, check: bytes) -> bool:
-        """Keep the next chunk; False if it is there already.
-
-        Raises OffsetMismatch for a gap, TooLarge for a payload over its bound, DigestMismatch for a wrong checksum.
-        """
-        if index < self.chunks:
-            return False
-        if index > self.chunks or index >= self.manifest.chunks:
-            raise OffsetMismatch(f"{self.manifest.transfer}: chunk {index} came where {self.chunks} was due")
-        bound = payload_bound(self.manifest.count(index))
-        if len(payload) > bound:
-            raise TooLarge(f"{self.manifest.transfer}: chunk {index} has {len(payload)} bytes; at most {bound} can be")
-        if checksum(payload) != check:
-            raise DigestMismatch(f"{self.manifest.transfer}: chunk {index} does not match its checksum")
-        header = _RECORD.pack(index, len(payload), check)
-        _write_all(self._file, (header, payload), self._end)
-        self._end += len(header) + len(payload)
-        self._count(check, len(payload))
-        return True
-
-    def digest(self) -> bytes:
-        """SHA-256 of the manifest and the checksums of the chunks so far."""
-        return self._digest.digest()
-
-    def commit(self, digest: bytes) -> Path:
-        """Seal the file and make it visible under its name, durably. Raises DigestMismatch, OffsetMismatch."""
-        if self.chunks != self.manifest.chunks:
-            raise OffsetMismatch(
-                f"{self.manifest.transfer}: commit after {self.chunks} of {self.manifest.chunks} chunks"
-            )
-        if digest != self.digest():
-            raise DigestMismatch(f"{self.manifest.transfer}: sent {digest.hex()[:16]}, got {self.digest().hex()[:16]}")
-        _write_all(self._file, (_RECORD.pack(_SEAL, len(digest), checksum(digest)), digest), self._end)
-        os.fsync(self._file)
-        self.close()
-        self._part.rename(self.path)
-        sync_folder(self.path.parent)
-        return self.path
-
-    def close(self) -> None:
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
-
-
-class Transfer:
-    """A committed transfer, read from its file. Raises StoreError if the file is damaged."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise StoreError(f"{path}: {error.strerror}") from None
-        try:
-            size = os.fstat(self._file).st_size
-            head = os.pread(self._file, 4 + _RECORD.size, 0)
-            _, length, check = _RECORD.unpack(head[4:])
-            text = os.pread(self._file, min(length, 1 << 16), len(head))
-            if head[:4] != _MAGIC or checksum(text) != check:
-                raise ValueError("bad header")
-            self.manifest = Manifest(**json.loads(text))
-            self._start = len(head) + length
-            seal = os.pread(self._file, _RECORD.size + 32, size - _RECORD.size - 32)
-            index, _, check = _RECORD.unpack(seal[: _RECORD.size])
-            self.digest = seal[_RECORD.size :]
-            if index != _SEAL or checksum(self.digest) != check:
-                raise ValueError("no seal")
-            self.payload_bytes = size - self._start - (self.manifest.chunks + 1) * _RECORD.size - 32
-        except (ValueError, TypeError, struct.error, OSError) as error:
-            self.close()
-            raise StoreError(f"{path} is not a committed transfer: {error}") from None
-
-    def chunks(self, first: int = 0) -> Iterator[tuple[int, bytes, bytes]]:
-        """(index, payload, checksum) from chunk ``first`` on, each checked."""
-        position = self._start
-        for _ in range(first):
-            _, length, _ = _RECORD.unpack(os.pread(self._file, _RECORD.size, position))
-            position += _RECORD.size + length
-        due = first
-        for record in _records(self._file, position, self.manifest, due):
-            if record.index == _SEAL:
-                break
-            yield record.index, record.payload, record.checksum
-            due += 1
-        if due < self.manifest.chunks:
-            raise StoreError(f"{self.path}: chunk {due} is damaged")
-
-    def close(self) -> None:
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
 
 
 class Sender:
@@ -303,9 +113,7 @@ class Receiver:
         except DigestMismatch:
             # Every chunk matched its own checksum, so the two ends hold different transfers: start over.
             self._spools.pop(part.offer).close()
-            path(self.folder, self.manifests[part.offer]).with_name(
-                self.manifests[part.offer].transfer + ".transfer.part"
-            ).unlink(missing_ok=True)
+            self.manifests[part.offer].path(self.folder).with_suffix(".transfer.part").unlink(missing_ok=True)
             raise
         del self._spools[part.offer]
         return True
@@ -315,66 +123,10 @@ class Receiver:
             raise ProtocolError(f"a part of transfer {offer} in an offer of {len(self.manifests)}")
         if offer not in self._spools:
             manifest = self.manifests[offer]
-            self._spools[offer] = Spool(path(self.folder, manifest), manifest)
+            self._spools[offer] = Spool(manifest.path(self.folder), manifest)
         return self._spools[offer]
 
     def close(self) -> None:
         for spool in self._spools.values():
             spool.close()
         self._spools.clear()
-
-
-def path(folder: Path, manifest: Manifest) -> Path:
-    """Where a transfer lies once it is committed."""
-    return folder / f"{manifest.transfer}.transfer"
-
-
-def committed(folder: Path, manifest: Manifest) -> bytes:
-    """The digest of a committed transfer, or nothing. A file of other content under its name is removed."""
-    place = path(folder, manifest)
-    if not place.exists():
-        return b""
-    try:
-        transfer = Transfer(place)
-    except StoreError:
-        place.unlink()
-        return b""
-    transfer.close()
-    if transfer.manifest != manifest:
-        place.unlink()
-        return b""
-    return transfer.digest
-
-
-@dataclass(frozen=True)
-class _Record:
-    index: int
-    payload: bytes
-    checksum: bytes
-    end: int
-
-
-def _records(file: int, position: int, manifest: Manifest, due: int = 0) -> Iterator[_Record]:
-    """Whole records from a position on; stops at the first that is torn, wrong or out of order."""
-    while True:
-        head = os.pread(file, _RECORD.size, position)
-        if len(head) < _RECORD.size:
-            return
-        index, length, check = _RECORD.unpack(head)
-        bound = 32 if index == _SEAL else payload_bound(manifest.count(due)) if due < manifest.chunks else -1
-        if length > bound or index not in (due, _SEAL):
-            return
-        payload = os.pread(file, length, position + _RECORD.size)
-        if len(payload) < length or checksum(payload) != check:
-            return
-        position += _RECORD.size + length
-        yield _Record(index, payload, check, position)
-        due += 1
-
-
-def _write_all(file: int, pieces: Sequence[bytes], position: int) -> None:
-    for piece in pieces:
-        view = memoryview(piece)
-        while view:
-            done = os.pwrite(file, view, position)
-            view, position = view[done:], position + done

@@ -15,6 +15,7 @@ import grpc
 
 from feddiff.core import errors, transfer
 from feddiff.core.identity import Identity, Role
+from feddiff.core.spool import Manifest
 from feddiff.v1 import transfer_pb2 as pb
 
 PROTOCOL = 1
@@ -159,14 +160,14 @@ def raised(error: grpc.RpcError) -> errors.FedDiffError:
     return errors.FederatorUnavailable(f"{call.code().name.lower()}: {details}")
 
 
-def manifest_to(manifest: transfer.Manifest) -> pb.Manifest:
+def manifest_to(manifest: Manifest) -> pb.Manifest:
     return pb.Manifest(**vars(manifest))
 
 
-def manifests_from(messages: Iterable[pb.Manifest]) -> list[transfer.Manifest]:
+def manifests_from(messages: Iterable[pb.Manifest]) -> list[Manifest]:
     """Bounded and checked. Raises ProtocolError, TooLarge."""
     found = [
-        transfer.Manifest(m.transfer, m.segment, m.base_version, m.version, m.codec, m.elements, m.chunk_elements)
+        Manifest(m.transfer, m.segment, m.base_version, m.version, m.codec, m.elements, m.chunk_elements)
         for m in messages
     ]
     if len(found) > transfer.MAX_MANIFESTS:

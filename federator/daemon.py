@@ -23,14 +23,15 @@ import grpc
 from feddiff.core import wire
 from feddiff.core.config import FederationConfig
 from feddiff.core.errors import ConfigError, FedDiffError, StoreError
+from feddiff.core.spool import Transfer
 from feddiff.core.store import WeightsReader
-from feddiff.core.transfer import Transfer, path
 from feddiff.federator import operator
 from feddiff.federator.database import Database
 from feddiff.federator.enroll import EnrollmentService
 from feddiff.federator.federation import Federation
 from feddiff.federator.fold import BadUpdate, Contribution
 from feddiff.federator.initial import prepare
+from feddiff.federator.intake import Intake
 from feddiff.federator.journal import Round
 from feddiff.federator.rounds import decide
 from feddiff.federator.service import FederationService
@@ -98,7 +99,9 @@ class Federator:
         except RuntimeError:
             raise ConfigError(f"{listen} cannot be listened on; is the address one of this machine's?") from None
         self.traffic = Traffic(federation.ledger, port, lambda: federation.round.round if federation.round else 0)
-        federation_pb2_grpc.add_FederationServicer_to_server(FederationService(federation, self.traffic), server)
+        federation_pb2_grpc.add_FederationServicer_to_server(
+            FederationService(federation, Intake(federation), self.traffic), server
+        )
         enrollment_pb2_grpc.add_EnrollmentServicer_to_server(
             EnrollmentService(federation.roster, federation.config.name, authority, authority_key), server
         )
@@ -151,7 +154,7 @@ class Federator:
         federation.decision = decision
         if decision.action == "open":
             federation.phase = "collecting"
-            opened = federation.open_round(decision.silos, decision.reason)
+            opened = federation.begin_round(decision.silos, decision.reason)
             log.info("round %d opens: %s", opened.round, opened.plan.reason)
         elif decision.action == "fold":
             federation.phase = "folding"
@@ -203,7 +206,7 @@ class Federator:
         federation = self.federation
         folder = federation.spool(current.round)
         opened = {
-            silo: Transfer(path(folder, federation.versions.upload(current.round, silo, segment, base)))
+            silo: Transfer(federation.versions.upload(current.round, silo, segment, base).path(folder))
             for silo in silos
         }
         try:
@@ -226,7 +229,7 @@ class Federator:
         time.sleep(0.3)  # the last answers are on their way
 
     def _flush(self) -> None:
-        while not self._stop.wait(1.0):
+        while not self._stop.wait(0.5):
             self.traffic.flush()
         self.traffic.flush()
 

@@ -160,7 +160,7 @@ def sample(config: Path, out: Path, count: int, steps: int, seed: int, scale: in
     from feddiff.core import diffusion
 
     images = diffusion.sample(federation.config, state, count, steps=steps, seed=seed)
-    diffusion.grid(images, columns=diffusion.columns(federation.config, count), scale=scale).save(out)
+    diffusion.grid(images, columns=federation.config.columns(count), scale=scale).save(out)
 
 
 def export(config: Path, folder: Path) -> None:

@@ -14,11 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from feddiff.core import transfer
 from feddiff.core.config import FederationConfig
-from feddiff.core.errors import NotSelected, ProtocolError, RoundClosed, TransferError
+from feddiff.core.errors import NotSelected, ProtocolError, Revoked
 from feddiff.core.segments import Layout
-from feddiff.core.transfer import Chunk, Commit, Manifest, Receiver
+from feddiff.core.spool import Manifest, Transfer
 from feddiff.federator.database import Database
 from feddiff.federator.journal import Journal, Round
 from feddiff.federator.ledger import Entry, Ledger
@@ -44,7 +43,6 @@ class Presence:
     step: int = 0
     steps: int = 0
     told_finished: bool = False
-    receiver: Receiver | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +66,7 @@ class Federation:
         self.versions = Versions(folder, layout, config)
         self.changed = threading.Condition()
         self.presence: dict[str, Presence] = {}
+        self.evicted = {silo.name for silo in self.roster.silos() if silo.evicted is not None}
         self.finished = self.journal.fact("finished") is not None
         self.phase = "waiting"
         self.decision = Decision("wait", "starting")
@@ -76,7 +75,7 @@ class Federation:
         self._quorum_since: float | None = None
         self._snapshot = threading.Lock()
         self.round = self.journal.last()
-        self.committed = self._complete_updates()
+        self.committed = self.complete_updates()
 
     # -- what the service asks on behalf of a silo
 
@@ -92,6 +91,7 @@ class Federation:
         """A silo introduces itself; again after every restart of either side. Raises ProtocolError."""
         if not 1 <= samples <= 1 << 40:
             raise ProtocolError(f"{silo} says it has {samples} images; at least 1 is needed")
+        self.evicted.discard(silo)  # enrolled anew, or it would not have come this far
         self.roster.introduce(silo, samples, labels, device, software)
         with self.changed:
             self.hear(silo, held)
@@ -99,8 +99,10 @@ class Federation:
             log.info("%s joined with %d images (%s)", silo, samples, device)
 
     def hear(self, silo: str, held: Mapping[str, int] | None = None, progress: bool = True) -> Presence:
-        """A sign of life. Raises ProtocolError for a version that was never published."""
+        """A sign of life. Raises Revoked, or ProtocolError for a version that was never published."""
         with self.changed:
+            if silo in self.evicted:
+                raise Revoked(f"{silo} was evicted")
             now = time.monotonic()
             known = self.presence.get(silo)
             if known is None:
@@ -119,23 +121,27 @@ class Federation:
     def work(self, silo: str) -> Work | None:
         """The silo's part in the open round, or None if there is nothing (more) for it to do."""
         with self.changed:
-            assignment = self._assignment(silo)
+            assignment = self.assignment(silo)
             if assignment is None or self.round is None or silo in self._settled(self.round.round):
                 return None
             held = self.presence[silo].held if silo in self.presence else {}
             # A silo that has lost (or never had) a segment gets it, whatever the plan says comes down.
             wanted = [name for name in self.layout.names if name in assignment.down or name not in held]
             targets = {name: self.current[name] for name in wanted}
-            up = [self.versions.upload(self.round.round, silo, name, self.current[name]) for name in assignment.up]
             return Work(
                 self.round.round,
                 tuple(self.versions.routes(held, targets)),
-                tuple(up),
+                tuple(self.uploads(silo)),
                 {name: self.current[name] for name in assignment.down},
                 assignment.personal,
             )
 
-    def _assignment(self, silo: str) -> Assignment | None:
+    def open_round(self) -> int | None:
+        """The number of the round that collects updates, if one does."""
+        return None if self.round is None or self.round.closed_at is not None else self.round.round
+
+    def assignment(self, silo: str) -> Assignment | None:
+        """A silo's part in the open round."""
         if self.round is None or self.round.closed_at is not None:
             return None
         return next((each for each in self.round.plan.assignments if each.silo == silo), None)
@@ -143,10 +149,10 @@ class Federation:
     def _settled(self, round: int) -> set[str]:
         return self.committed | self.journal.rejections(round).keys()
 
-    def open_transfers(self, silo: str, wanted: Sequence[Manifest]) -> list[transfer.Transfer]:
+    def open_transfers(self, silo: str, wanted: Sequence[Manifest]) -> list[Transfer]:
         """The published transfers that a silo fetches. Raises NotSelected for any that its task does not name."""
         with self.changed:
-            assignment = self._assignment(silo)
+            assignment = self.assignment(silo)
             allowed = set(assignment.down) if assignment else set()
             held = self.presence[silo].held if silo in self.presence else {}
             allowed |= set(self.layout.names) - held.keys() if assignment else set()
@@ -158,68 +164,23 @@ class Federation:
         with self._snapshot:
             return [self.versions.open(manifest) for manifest in wanted]
 
-    def receiver(self, silo: str, round: int, offered: Sequence[Manifest]) -> Receiver:
-        """Take over a silo's upload; an earlier stream of it ends. Raises RoundClosed, NotSelected, ProtocolError."""
-        with self.changed:
-            self._check_open(silo, round)
-            expected = self.uploads(silo)
-            if list(offered) != list(expected):
-                raise ProtocolError(f"{silo} offers other transfers than its task names")
-            known = self.hear(silo)
-            if known.receiver is not None:
-                known.receiver.close()
-            known.receiver = Receiver(self.spool(round), expected)
-            return known.receiver
-
     def uploads(self, silo: str) -> list[Manifest]:
         """What the open round wants of a silo."""
-        assignment = self._assignment(silo)
-        if assignment is None or self.round is None:
+        assignment, number = self.assignment(silo), self.open_round()
+        if assignment is None or number is None:
             return []
-        number = self.round.round
         return [self.versions.upload(number, silo, name, self.current[name]) for name in assignment.up]
 
-    def _check_open(self, silo: str, round: int) -> None:
-        if self.round is None or self.round.round != round or self.round.closed_at is not None:
-            raise RoundClosed(f"round {round} is over; the update of {silo} came too late")
-        if self._assignment(silo) is None:
-            raise NotSelected(f"{silo} has no part in round {round}")
-        if silo in self.journal.rejections(round):
-            raise RoundClosed(f"round {round} goes on without {silo}: {self.journal.rejections(round)[silo]}")
-
-    def take(self, silo: str, round: int, receiver: Receiver, part: Chunk | Commit) -> bool:
-        """Keep a part of an upload; False if it was there already. Raises RoundError, TransferError."""
-        with self.changed:
-            known = self.hear(silo)
-            if known.receiver is not receiver:
-                raise TransferError(f"{silo} has opened another upload since")
-            self._check_open(silo, round)
-            known.phase = "submitting"
-        if isinstance(part, Chunk):
-            return receiver.chunk(part)
-        receiver.commit(part)
-        manifest = receiver.manifests[part.offer]
-        stored = transfer.path(receiver.folder, manifest)
-        opened = transfer.Transfer(stored)
-        opened.close()
+    def committed_segment(self, silo: str, round: int, segment: str, digest: bytes, cost: Entry) -> bool:
+        """Note a segment of an update, and what it cost, durably; False if it was noted before."""
         with self.changed:
             with self._database.transaction():
-                fresh = self.journal.commit_update(round, silo, manifest.segment, part.digest, time.time())
+                fresh = self.journal.commit_update(round, silo, segment, digest, time.time())
                 if fresh:
-                    self.ledger.add(
-                        Entry(
-                            round,
-                            silo,
-                            manifest.segment,
-                            "up",
-                            parameters=manifest.elements,
-                            raw=4 * manifest.elements,
-                            encoded=opened.payload_bytes,
-                        )
-                    )
-            self.committed = self._complete_updates()
+                    self.ledger.add(cost)
+            self.committed = self.complete_updates()
             if silo in self.committed:
-                known.phase = "done"
+                self.hear(silo).phase = "done"
                 self.changed.notify_all()
             return fresh
 
@@ -251,6 +212,7 @@ class Federation:
         """Refuse a silo from now on and cut its streams. Raises ConfigError if it is not enrolled."""
         self.roster.evict(silo, reason)
         with self.changed:
+            self.evicted.add(silo)
             self.presence.pop(silo, None)
             log.warning("%s is evicted: %s", silo, reason)
             self.changed.notify_all()
@@ -260,7 +222,7 @@ class Federation:
     def spool(self, round: int) -> Path:
         return self.folder / "spool" / f"round-{round}"
 
-    def _complete_updates(self) -> set[str]:
+    def complete_updates(self) -> set[str]:
         """Silos whose every planned segment of the open round is committed."""
         if self.round is None or self.round.closed_at is not None:
             return set()
@@ -269,29 +231,29 @@ class Federation:
 
     def reachable(self, now: float) -> set[str]:
         """Silos that were heard from lately and are not evicted."""
-        evicted = {silo.name for silo in self.roster.silos() if silo.evicted is not None}
         return {
-            name for name, known in self.presence.items() if now - known.heard_at < REACHABLE_S and name not in evicted
+            name
+            for name, known in self.presence.items()
+            if now - known.heard_at < REACHABLE_S and name not in self.evicted
         }
 
     def view(self, now: float) -> View:
         """What ``rounds.decide`` looks at."""
         with self.changed:
-            collecting = self.round is not None and self.round.closed_at is None
+            collecting = self.open_round() is not None
             reachable = self.reachable(now)
-            evicted = {silo.name for silo in self.roster.silos() if silo.evicted is not None}
             planned = {}
             if collecting and self.round is not None:
                 rejected = self.journal.rejections(self.round.round)
                 for each in self.round.plan.assignments:
                     known = self.presence.get(each.silo)
                     progress = max(self._since, known.progress_at) if known else self._since
-                    why = "evicted" if each.silo in evicted else rejected.get(each.silo)
+                    why = "evicted" if each.silo in self.evicted else rejected.get(each.silo)
                     planned[each.silo] = Planned(each.silo in self.committed, progress, why)
                 if len(self.committed) >= self.config.rounds.needed:
                     self._quorum_since = self._quorum_since if self._quorum_since is not None else now
             number = 1 if self.round is None else self.round.round + (0 if collecting else 1)
-            expected = frozenset(() if self.round is None else self.round.silos) - evicted
+            expected = frozenset(() if self.round is None else self.round.silos) - self.evicted
             return View(
                 number,
                 collecting,
@@ -304,7 +266,7 @@ class Federation:
                 stopping=self.journal.fact("stopping") == "yes",
             )
 
-    def open_round(self, silos: Sequence[str], reason: str) -> Round:
+    def begin_round(self, silos: Sequence[str], reason: str) -> Round:
         """Plan the next round and make it everybody's task."""
         with self.changed:
             number = 1 if self.round is None else self.round.round + 1
@@ -331,6 +293,4 @@ class Federation:
 
     def _restart_clock(self) -> None:
         self._since, self._quorum_since = time.monotonic(), None
-        for known in self.presence.values():
-            known.receiver = None
         self.changed.notify_all()

@@ -16,8 +16,8 @@ import numpy as np
 from feddiff.core.codec import CODECS
 from feddiff.core.errors import FedDiffError, NotFinite, UpdateRejected
 from feddiff.core.segments import F32
+from feddiff.core.spool import Manifest, Spool, Transfer, checksum
 from feddiff.core.store import WeightsReader, WeightsWriter
-from feddiff.core.transfer import Manifest, Spool, Transfer, checksum
 
 
 @dataclass(frozen=True)

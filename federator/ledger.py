@@ -9,7 +9,7 @@ acknowledgements) are in the row of segment ``""``, so that a column's sum is th
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Literal
 
 from feddiff.federator.database import Database
@@ -89,8 +89,10 @@ class Ledger:
         """Rows in order of round, silo, segment, direction."""
         where, values = ("", ()) if round is None else (" WHERE round = ?", (round,))
         query = f"SELECT * FROM ledger{where} ORDER BY round, silo, segment, direction"
+        names = [field.name for field in fields(Entry)]
         for row in self._database.rows(query, values):
-            yield Entry(*row[:-1], bool(row[-1]))
+            entry = Entry(**dict(zip(names, row, strict=True)))
+            yield replace(entry, estimated=bool(entry.estimated))
 
     def wire(self, direction: Direction, round: int | None = None) -> int:
         """Bytes that crossed in one direction, in one round or in all."""

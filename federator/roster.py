@@ -98,7 +98,7 @@ class Roster:
         rows = self._database.rows(
             "SELECT name, serial, evicted, samples, labels, device, software FROM silos ORDER BY name"
         )
-        return [Silo(*row[:4], json.loads(str(row[4])), *row[5:]) for row in rows]
+        return [Silo(row[0], row[1], row[2], row[3], json.loads(row[4]), row[5], row[6]) for row in rows]
 
     def introduce(self, name: str, samples: int, labels: Mapping[str, int], device: str, software: str) -> None:
         """Note what a silo said of itself when it joined."""

@@ -3,9 +3,9 @@
     waiting ──open──► collecting ──fold──► (published) ──► waiting … ──finish──► finished
        ▲ paused: no round opens
 
-The round number and the published weights advance together in one transaction of the journal, so after any crash
-the state is exactly "waiting" or "collecting" again, and this function decides anew from what is on disk. Every decision says
-why, in words that ``status`` prints.
+The round number and the published weights advance together in one transaction of the journal, so after any crash the
+state is exactly "waiting" or "collecting" again, and this function decides anew from what is on disk. Every decision
+says why, in words that ``status`` prints.
 """
 
 from __future__ import annotations

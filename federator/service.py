@@ -15,6 +15,7 @@ from feddiff.core import wire
 from feddiff.core.errors import ProtocolError
 from feddiff.core.transfer import Chunk, Sender
 from feddiff.federator.federation import Federation
+from feddiff.federator.intake import Intake
 from feddiff.federator.ledger import OVERHEAD, Direction, Entry
 from feddiff.federator.traffic import Traffic
 from feddiff.v1 import federation_pb2 as pb
@@ -33,8 +34,8 @@ MAX_LABELS = 10_000
 class FederationService(federation_pb2_grpc.FederationServicer):
     """Serves silos."""
 
-    def __init__(self, federation: Federation, traffic: Traffic) -> None:
-        self._federation, self._traffic = federation, traffic
+    def __init__(self, federation: Federation, intake: Intake, traffic: Traffic) -> None:
+        self._federation, self._intake, self._traffic = federation, intake, traffic
 
     def Join(self, request: pb.JoinRequest, context: grpc.ServicerContext) -> pb.JoinReply:  # noqa: N802
         silo = self._silo(context)
@@ -109,26 +110,18 @@ class FederationService(federation_pb2_grpc.FederationServicer):
     ) -> Iterator[transfer_pb2.FetchReply]:
         silo = self._silo(context)
         sender = Sender(self._federation.open_transfers(silo, wire.manifests_from(request.offer.manifests)))
-        known = self._federation.hear(silo)
-        known.phase = "fetching"
+        self._federation.hear(silo).phase = "fetching"
         number = 0 if self._federation.round is None else self._federation.round.round
         try:
             for part in sender.parts(wire.standing_from(request.standing)):
                 if not context.is_active():
                     return
-                if self._federation.hear(silo) is not known:
-                    return  # evicted meanwhile
+                self._federation.hear(silo)
                 began = time.monotonic()
                 reply = wire.part_to(part, transfer_pb2.FetchReply)
+                size = wire.framed(reply.ByteSize())
                 yield reply
-                self._traffic.sent(
-                    number,
-                    silo,
-                    sender.transfers[part.offer],
-                    part,
-                    wire.framed(reply.ByteSize()),
-                    time.monotonic() - began,
-                )
+                self._traffic.sent(number, silo, sender.transfers[part.offer], part, size, time.monotonic() - began)
         finally:
             for opened in sender.transfers:
                 opened.close()
@@ -141,12 +134,12 @@ class FederationService(federation_pb2_grpc.FederationServicer):
         if first is None or first.WhichOneof("part") != "offer":
             raise ProtocolError("an upload begins with its offer")
         number = first.offer.round
-        receiver = self._federation.receiver(silo, number, wire.manifests_from(first.offer.manifests))
+        receiver = self._intake.begin(silo, number, wire.manifests_from(first.offer.manifests))
         yield transfer_pb2.SubmitReply(standing=wire.standing_to(receiver.standing()))
         began = time.monotonic()
         for message in requests:
             part = wire.part_from(message)
-            fresh = self._federation.take(silo, number, receiver, part)
+            fresh = self._intake.take(silo, number, receiver, part)
             segment = receiver.manifests[part.offer].segment
             now = time.monotonic()
             again = 0 if fresh or not isinstance(part, Chunk) else len(part.payload)

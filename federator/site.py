@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from feddiff.core import config as rules
-from feddiff.core import pki
+from feddiff.core import pki, trust
 from feddiff.core.errors import ConfigError, StoreError
 from feddiff.core.identity import Identity, Invitation, check_name, parse_address
 from feddiff.core.presets import PRESETS
@@ -65,14 +65,14 @@ def init(folder: Path, name: str, preset: str, address: str, also: list[str]) ->
     authority, authority_key = pki.create_authority(name, now)
     key = pki.make_key()
     server = pki.issue_federator(authority, authority_key, key, names, now)
-    pki.write_private(folder / "server.key", key)
+    write_atomic(folder / "server.key", key, mode=0o600)
     write_atomic(folder / "server.pem", server)
     write_atomic(folder / "address", f"{address}\n".encode())
     if not (folder / "federation.toml").exists():
         text = _EXAMPLE.format(name=name, preset=preset, presets=" | ".join(PRESETS))
         write_atomic(folder / "federation.toml", text.encode())
     write_atomic(folder / "ca.pem", authority)
-    pki.write_private(folder / "ca.key", authority_key)
+    write_atomic(folder / "ca.key", authority_key, mode=0o600)
     return (
         f"{folder} is ready for {name} at {host}:{port} (certificate names: {', '.join(names)})\n"
         f"next:  edit {folder / 'federation.toml'}\n"
@@ -115,7 +115,7 @@ def invite(config: Path, name: str, expires: str) -> str:
     )
     database.close()
     joined = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return Invitation(name, joined, pki.fingerprint((folder / "ca.pem").read_bytes()), secret).token()
+    return Invitation(name, joined, trust.fingerprint((folder / "ca.pem").read_bytes()), secret).token()
 
 
 def invitation_text(token: str, name: str, expires: str) -> str:

@@ -19,7 +19,8 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
 
-from feddiff.core.transfer import Chunk, Commit, Transfer
+from feddiff.core.spool import Transfer
+from feddiff.core.transfer import Chunk, Commit
 from feddiff.federator.ledger import OVERHEAD, Direction, Entry, Ledger
 
 _TCP_INFO = 11
@@ -162,13 +163,15 @@ class Traffic:
             crossed[silo, "down"] += sent - before[0]
             crossed[silo, "up"] += received - before[1]
             self._seen[connection] = (sent, received)
+        ended = set()
         for gone in self._seen.keys() - counts.keys():
             del self._seen[gone]
-            self._owners.pop(gone, None)
-        for (silo, direction), total in crossed.items():
-            # Told bytes may still lie in a send buffer: what the kernel has not sent yet is settled next time.
-            told = min(self._told[silo, direction], total)
-            self._told[silo, direction] -= told
-            if total > told:
+            ended.add(self._owners.pop(gone, ""))
+        for silo, direction in crossed.keys() | self._told.keys():
+            # Signed: bytes told but still in a send buffer, or received but not told yet, are put right next time.
+            wire = crossed[silo, direction] - self._told.pop((silo, direction), 0)
+            if silo in ended:
+                wire = max(wire, 0)  # what the kernel counted last on a connection that ended is lost; framing stands
+            if wire:
                 key: Key = (round_now, silo, OVERHEAD, direction)
-                self._sum(key, Entry(round_now, silo, OVERHEAD, direction, wire=total - told))
+                self._sum(key, Entry(round_now, silo, OVERHEAD, direction, wire=wire))

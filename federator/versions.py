@@ -12,12 +12,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from feddiff.core import transfer
 from feddiff.core.codec import CODECS
 from feddiff.core.config import FederationConfig
 from feddiff.core.segments import Layout
+from feddiff.core.spool import Manifest, Spool, Transfer, checksum
 from feddiff.core.store import WeightsReader, WeightsWriter
-from feddiff.core.transfer import Manifest, Spool, Transfer, checksum
 from feddiff.federator.fold import Contribution, fold
 
 
@@ -78,7 +77,7 @@ class Versions:
         )
 
     def path(self, manifest: Manifest) -> Path:
-        return transfer.path(self._published, manifest)
+        return manifest.path(self._published)
 
     def routes(self, held: Mapping[str, int], targets: Mapping[str, int]) -> list[Manifest]:
         """All downlink transfers that take a silo from what it holds to the targets, in order."""

@@ -34,6 +34,8 @@ MAX_SLICES = 1 << 20
 """Images in one .npy file: slices of one pixel, each grown to the model's size, must not become terabytes."""
 
 logger = logging.getLogger(__name__)
+# At level DEBUG Pillow logs the tags of a TIFF, a patient's name among them.
+logging.getLogger("PIL").setLevel(logging.INFO)
 
 
 @dataclass(frozen=True)

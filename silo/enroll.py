@@ -20,7 +20,7 @@ from pathlib import Path
 
 import grpc
 
-from feddiff.core import pki, wire
+from feddiff.core import pki, trust, wire
 from feddiff.core.errors import ConfigError, FederatorUnavailable, IdentityError, InvitationSpent
 from feddiff.core.identity import Invitation, parse_address
 from feddiff.core.store import write_atomic
@@ -39,12 +39,12 @@ def join(invitation: Invitation, folder: Path, address: str) -> str:
     """
     key_path = folder / "key.pem"
     if (folder / "authority.pem").exists() and (
-        pki.fingerprint((folder / "authority.pem").read_bytes()) != invitation.authority
+        trust.fingerprint((folder / "authority.pem").read_bytes()) != invitation.authority
     ):
         _forget(folder)
     if not key_path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        pki.write_private(key_path, pki.make_key())
+        write_atomic(key_path, pki.make_key(), mode=0o600)
     key = key_path.read_bytes()
     certificate, bootstrap_key = pki.invitation_certificate(invitation.name, invitation.secret)
     server = _server_certificate(address, certificate, bootstrap_key)
@@ -56,14 +56,14 @@ def join(invitation: Invitation, folder: Path, address: str) -> str:
         except grpc.RpcError as error:
             raise _explain(wire.raised(error), invitation, address) from None
     now = datetime.now(UTC)
-    pki.check_authority(reply.authority, invitation.authority)
+    trust.check_authority(reply.authority, invitation.authority)
     # Every silo has a certificate of this CA; only the federator may be the one that we talked to.
-    if (role := pki.check_signed_by(server, reply.authority, now).role) != "federator":
+    if (role := trust.check_signed_by(server, reply.authority, now).role) != "federator":
         raise IdentityError(f"{address} shows the certificate of a {role}, not of the federator")
-    identity = pki.check_signed_by(reply.certificate, reply.authority, now)
+    identity = trust.check_signed_by(reply.certificate, reply.authority, now)
     if (identity.role, identity.name) != ("silo", invitation.name):
         raise IdentityError(f"{address} issued a certificate for {identity.role} {identity.name}")
-    pki.check_key_matches(reply.certificate, key)
+    trust.check_key_matches(reply.certificate, key)
     write_atomic(folder / "authority.pem", reply.authority)
     write_atomic(folder / "certificate.pem", reply.certificate)
     written = {"name": identity.name, "federator": address, "federation": reply.federation}
@@ -104,9 +104,11 @@ def _server_certificate(address: str, certificate: bytes, key: bytes) -> bytes:
         pair.flush()
         context.load_cert_chain(pair.name)
     try:
-        with socket.create_connection((host, port), TIMEOUT_S) as plain:
-            with context.wrap_socket(plain, server_hostname=host) as secured:
-                found = secured.getpeercert(binary_form=True)
+        with (
+            socket.create_connection((host, port), TIMEOUT_S) as plain,
+            context.wrap_socket(plain, server_hostname=host) as secured,
+        ):
+            found = secured.getpeercert(binary_form=True)
     except socket.gaierror as error:
         raise ConfigError(f"{address}: no host of that name is known ({error.strerror}); check the address") from None
     except OSError as error:

@@ -16,13 +16,12 @@ import json
 import os
 from pathlib import Path
 
-from feddiff.core import transfer
 from feddiff.core.codec import CODECS
 from feddiff.core.config import FederationConfig, parse
 from feddiff.core.errors import ConfigError, NotFinite, StoreError
 from feddiff.core.segments import F32
+from feddiff.core.spool import Manifest, Spool, Transfer, checksum, committed
 from feddiff.core.store import WeightsReader, WeightsWriter, write_atomic
-from feddiff.core.transfer import Manifest, Spool, Transfer, checksum
 from feddiff.silo.session import Progress, RoundWork
 from feddiff.silo.trained import Trained
 
@@ -92,7 +91,7 @@ class Local:
 
     def apply(self, manifest: Manifest) -> None:
         """Turn a received transfer into a held version, then forget what it replaces."""
-        place = transfer.path(self.inbox, manifest)
+        place = manifest.path(self.inbox)
         received = Transfer(place)
         codec = CODECS[manifest.codec]
         base = None if manifest.absolute else WeightsReader(self._held(manifest.segment, manifest.base_version))
@@ -138,7 +137,7 @@ class Local:
         """Put one trained segment into the outbox. Raises NotFinite with its name."""
         codec = CODECS[manifest.codec]
         base = None if manifest.absolute else WeightsReader(self._held(manifest.segment, manifest.base_version))
-        place = transfer.path(self.folder / "outbox", manifest)
+        place = manifest.path(self.folder / "outbox")
         spool = Spool(place, manifest)
         try:
             with self.trained.open() as reader:
@@ -160,9 +159,9 @@ class Local:
         """The outbox's transfers; one that is not what its manifest says is thrown away. Raises StoreError."""
         found = []
         for manifest in manifests:
-            if not transfer.committed(self.folder / "outbox", manifest):
+            if not committed(self.folder / "outbox", manifest):
                 raise StoreError(f"{manifest.transfer} was damaged on disk and is encoded again")
-            found.append(Transfer(transfer.path(self.folder / "outbox", manifest)))
+            found.append(Transfer(manifest.path(self.folder / "outbox")))
         return found
 
     def tidy(self, work: RoundWork) -> None:

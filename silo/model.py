@@ -33,7 +33,7 @@ def sample(folder: Path, out: Path, count: int, steps: int, seed: int, scale: in
     from feddiff.core import diffusion
 
     images = diffusion.sample(rules, state, count, steps=steps, seed=seed)
-    diffusion.grid(images, columns=diffusion.columns(rules, count), scale=scale).save(out)
+    diffusion.grid(images, columns=rules.columns(count), scale=scale).save(out)
 
 
 def export(folder: Path, target: Path) -> None:

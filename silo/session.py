@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from feddiff.core.transfer import Manifest
+from feddiff.core.spool import Manifest
 
 Action = Literal["wait", "fetch", "train", "encode", "submit", "finish"]
 

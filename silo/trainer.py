@@ -55,8 +55,7 @@ class Trained:
     ema: dict[str, F32] | None
     """The moving average of the weights; None without ``training.ema_decay``."""
     metrics: dict[str, float]
-    """loss (mean of the last epoch, which may be partial), first_loss (of the first), seconds, images (with
-    repeats), images_per_second."""
+    """loss (of the last epoch, perhaps partial), first_loss, seconds, images (with repeats), images_per_second."""
 
 
 @dataclass
@@ -180,9 +179,8 @@ class _Learner:
             clean = torch.where(flipped, clean.flip(3), clean)
         noise = torch.randn(clean.shape, generator=generator, device=self.device)
         times = torch.randint(self._levels, (len(clean),), generator=generator, device=self.device)
-        noisy, target = self._process.add_noise(clean, noise, times), noise
-        if self._velocity:
-            target = self._process.get_velocity(clean, noise, times)
+        noisy = self._process.add_noise(clean, noise, times)
+        target = self._process.get_velocity(clean, noise, times) if self._velocity else noise
         self._optimizer.zero_grad()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
             output = self._model(noisy, times, None if labels is None else labels.to(self.device)).sample
@@ -192,9 +190,8 @@ class _Learner:
             loss.backward()
             self._optimizer.step()
             if self._average is not None:
-                weights = self._model.parameters()
                 with torch.no_grad():
-                    for mean, weight in zip(self._average.parameters(), weights, strict=True):
+                    for mean, weight in zip(self._average.parameters(), self._model.parameters(), strict=True):
                         mean.lerp_(weight, 1 - self._training.ema_decay)
         return value
 

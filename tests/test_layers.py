@@ -25,8 +25,8 @@ OUTSIDE = {  # a folder -> what it must not know
 }
 SPEAKS_GRPC = {
     "core/wire.py",
-    "federator/cli.py",
     "federator/daemon.py",
+    "federator/desk.py",
     "federator/enroll.py",
     "federator/operator.py",
     "federator/service.py",
@@ -126,7 +126,8 @@ class TestSource:
             assert not found(source, HEAVY | modules, loaded=True)
 
     def test_is_short(self, source: str) -> None:
-        assert len(SOURCES[source].read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+        lines = SOURCES[source].read_text(encoding="utf-8").count("\n")
+        assert lines <= MAX_LINES
 
 
 def test_every_module_named_here_exists() -> None:

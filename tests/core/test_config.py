@@ -134,6 +134,13 @@ class TestQuorum:
         assert digits(rounds={"participants": 5, "quorum": 3}).rounds.needed == 3
 
 
+class TestColumns:
+    def test_are_the_classes_or_make_a_square(self) -> None:
+        assert digits().columns(40) == 10
+        plain = from_table({"preset": "gray-28"}, "rules.toml")
+        assert [plain.columns(count) for count in (0, 1, 16, 24)] == [1, 1, 4, 5]
+
+
 class TestFile:
     def test_is_read(self, tmp_path: Path) -> None:
         path = tmp_path / "federation.toml"

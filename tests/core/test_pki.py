@@ -20,9 +20,10 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feddiff.core import pki
+from feddiff.core import pki, trust
 from feddiff.core.errors import CertificateExpired, ConfigError, IdentityError, StoreError
 from feddiff.core.identity import Identity
+from feddiff.core.store import write_atomic
 
 NOW = datetime.now(UTC).replace(microsecond=0)  # the handshakes below look at the machine's own clock
 DAY = timedelta(days=1)
@@ -246,8 +247,8 @@ def test_enrolment_from_nothing_but_an_invitation(serve: Serve, authority: PairO
     server = serve(federator, [ca, invitation[0]])
     leaf = ssl.get_server_certificate(("localhost", server.port)).encode()
     assert server.call(leaf, invitation) == seen("invitation", invitation[0])
-    pki.check_authority(ca, hashlib.sha256(parsed(ca).public_bytes(serialization.Encoding.DER)).digest())
-    peer = pki.check_signed_by(leaf, ca, NOW)
+    trust.check_authority(ca, hashlib.sha256(parsed(ca).public_bytes(serialization.Encoding.DER)).digest())
+    peer = trust.check_signed_by(leaf, ca, NOW)
     assert (peer.role, peer.name) == ("federator", "lungs")
 
 
@@ -279,7 +280,7 @@ def test_identities_and_dates(authority: PairOf, federator: PairOf, silo: PairOf
     assert (server.role, server.name, server.not_after) == ("federator", "lungs", NOW + 825 * DAY)
     assert (client.role, client.name, client.not_after) == ("silo", "silo-a", NOW + 90 * DAY)
     assert client.not_before == NOW - pki.CLOCK_SKEW
-    assert bytes.fromhex(client.fingerprint) == pki.fingerprint(silo[0])
+    assert bytes.fromhex(client.fingerprint) == trust.fingerprint(silo[0])
 
 
 def test_a_certificate_does_not_outlive_its_authority() -> None:
@@ -324,15 +325,15 @@ def test_the_request_does_not_choose_the_name(authority: PairOf) -> None:
     key = pki.make_key()
     request = pki.request_certificate(key, "boss")
     certificate = pki.issue_client(*authority, request, "silo", "silo-a", NOW)
-    pki.check_key_matches(certificate, key)
-    assert pki.check_signed_by(certificate, authority[0], NOW).name == "silo-a"
+    trust.check_key_matches(certificate, key)
+    assert trust.check_signed_by(certificate, authority[0], NOW).name == "silo-a"
     assert "boss" not in parsed(certificate).subject.rfc4514_string()
 
 
 def test_a_strong_rsa_key_is_certified(authority: PairOf) -> None:
     key = rsa.generate_private_key(65537, 2048)
     certificate = pki.issue_client(*authority, request_by(key), "silo", "silo-a", NOW)
-    pki.check_key_matches(certificate, key_pem(key))
+    trust.check_key_matches(certificate, key_pem(key))
 
 
 @pytest.mark.parametrize(
@@ -377,9 +378,9 @@ def test_a_request_over_its_bound_is_not_parsed(authority: PairOf) -> None:
 def test_both_ends_derive_the_same_invitation_certificate() -> None:
     certificate, key = pki.invitation_certificate("silo-a", SECRET)
     assert pki.invitation_certificate("silo-a", SECRET) == (certificate, key)
-    pki.check_key_matches(certificate, key)
+    trust.check_key_matches(certificate, key)
     # The two ends may run different versions of the libraries: these bytes must never change.
-    assert pki.fingerprint(certificate).hex() == "8069233b67ef40ccbd8eaf2e2a1ec5240bbd85cfc55d87e96367ac2fb1c0c9a2"
+    assert trust.fingerprint(certificate).hex() == "8069233b67ef40ccbd8eaf2e2a1ec5240bbd85cfc55d87e96367ac2fb1c0c9a2"
 
 
 def test_an_invitation_certificate_depends_on_name_and_secret() -> None:
@@ -410,27 +411,27 @@ def test_a_secret_has_32_bytes(length: int) -> None:
 
 
 def test_the_authority_is_the_one_expected(authority: PairOf, silo: PairOf) -> None:
-    pki.check_authority(authority[0], pki.fingerprint(authority[0]))
+    trust.check_authority(authority[0], trust.fingerprint(authority[0]))
     other = pki.create_authority("lungs", NOW)[0]
     with pytest.raises(IdentityError, match="somebody stands in between") as caught:
-        pki.check_authority(other, pki.fingerprint(authority[0]))
-    assert pki.fingerprint(other).hex()[:16] in str(caught.value)
-    assert pki.fingerprint(authority[0]).hex()[:16] in str(caught.value)
+        trust.check_authority(other, trust.fingerprint(authority[0]))
+    assert trust.fingerprint(other).hex()[:16] in str(caught.value)
+    assert trust.fingerprint(authority[0]).hex()[:16] in str(caught.value)
     with pytest.raises(IdentityError, match="2 PEM blocks"):
-        pki.check_authority(authority[0] + other, pki.fingerprint(authority[0]))
+        trust.check_authority(authority[0] + other, trust.fingerprint(authority[0]))
     with pytest.raises(IdentityError, match="not a CA's"):
-        pki.check_authority(silo[0], pki.fingerprint(silo[0]))
+        trust.check_authority(silo[0], trust.fingerprint(silo[0]))
 
 
 def test_a_signature_is_checked(authority: PairOf, silo: PairOf) -> None:
-    assert pki.check_signed_by(silo[0], authority[0], NOW) == Identity.from_certificate(silo[0])
+    assert trust.check_signed_by(silo[0], authority[0], NOW) == Identity.from_certificate(silo[0])
     stranger = pki.create_authority("lungs", NOW)
     with pytest.raises(IdentityError, match="is not signed by") as caught:
-        pki.check_signed_by(enrol(stranger, "silo-a")[0], authority[0], NOW)
+        trust.check_signed_by(enrol(stranger, "silo-a")[0], authority[0], NOW)
     assert "feddiff authority" in str(caught.value)
-    assert pki.fingerprint(authority[0]).hex()[:16] in str(caught.value)
+    assert trust.fingerprint(authority[0]).hex()[:16] in str(caught.value)
     with pytest.raises(IdentityError, match="not a CA's"):
-        pki.check_signed_by(forged(*silo, "silo-z", pki.make_key()), silo[0], NOW)
+        trust.check_signed_by(forged(*silo, "silo-z", pki.make_key()), silo[0], NOW)
 
 
 @pytest.mark.parametrize(
@@ -439,16 +440,16 @@ def test_a_signature_is_checked(authority: PairOf, silo: PairOf) -> None:
 )
 def test_dates_are_checked(authority: PairOf, silo: PairOf, offset: timedelta, valid: bool) -> None:
     if valid:
-        assert pki.check_signed_by(silo[0], authority[0], NOW + offset).name == "silo-a"
+        assert trust.check_signed_by(silo[0], authority[0], NOW + offset).name == "silo-a"
     else:
         with pytest.raises(CertificateExpired, match=f"valid from {NOW - pki.CLOCK_SKEW:%Y-%m-%d %H:%M} to"):
-            pki.check_signed_by(silo[0], authority[0], NOW + offset)
+            trust.check_signed_by(silo[0], authority[0], NOW + offset)
 
 
 def test_a_key_belongs_to_its_certificate(silo: PairOf) -> None:
-    pki.check_key_matches(*silo)
+    trust.check_key_matches(*silo)
     with pytest.raises(IdentityError, match="does not belong"):
-        pki.check_key_matches(silo[0], pki.make_key())
+        trust.check_key_matches(silo[0], pki.make_key())
 
 
 def test_an_authority_signs_with_its_own_key_only(authority: PairOf, silo: PairOf) -> None:
@@ -464,12 +465,12 @@ def test_junk_is_an_identity_error(authority: PairOf, silo: PairOf, junk: bytes)
     ca, ca_key = authority
     request = pki.request_certificate(silo[1], "a")
     calls: list[Callable[[], object]] = [
-        lambda: pki.fingerprint(junk),
-        lambda: pki.check_authority(junk, bytes(32)),
-        lambda: pki.check_signed_by(junk, ca, NOW),
-        lambda: pki.check_signed_by(silo[0], junk, NOW),
-        lambda: pki.check_key_matches(junk, silo[1]),
-        lambda: pki.check_key_matches(silo[0], junk),
+        lambda: trust.fingerprint(junk),
+        lambda: trust.check_authority(junk, bytes(32)),
+        lambda: trust.check_signed_by(junk, ca, NOW),
+        lambda: trust.check_signed_by(silo[0], junk, NOW),
+        lambda: trust.check_key_matches(junk, silo[1]),
+        lambda: trust.check_key_matches(silo[0], junk),
         lambda: pki.request_certificate(junk, "a"),
         lambda: pki.issue_client(ca, ca_key, junk, "silo", "a", NOW),
         lambda: pki.issue_client(ca, junk, request, "silo", "a", NOW),
@@ -491,7 +492,7 @@ def test_keys_that_cannot_be_used_are_refused(silo: PairOf) -> None:
     )
     for key in (locked, key_pem(ed25519.Ed25519PrivateKey.generate()), silo[1] + b"\n" * (64 << 10)):
         with pytest.raises(IdentityError):
-            pki.check_key_matches(silo[0], key)
+            trust.check_key_matches(silo[0], key)
 
 
 # Files.
@@ -500,7 +501,7 @@ def test_keys_that_cannot_be_used_are_refused(silo: PairOf) -> None:
 @given(data=st.binary(max_size=300))
 def test_a_private_file_is_the_owners_only(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "silo.key"
-    pki.write_private(path, data)
+    write_atomic(path, data, mode=0o600)
     assert path.read_bytes() == data
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
@@ -510,7 +511,7 @@ def test_a_private_file_replaces_a_public_one(tmp_path: Path) -> None:
     elsewhere.write_bytes(b"old")
     elsewhere.chmod(0o644)
     path.symlink_to(elsewhere)
-    pki.write_private(path, b"new")
+    write_atomic(path, b"new", mode=0o600)
     assert (elsewhere.read_bytes(), path.read_bytes()) == (b"old", b"new")
     assert stat.S_IMODE(path.lstat().st_mode) == 0o600
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["elsewhere", "silo.key"]
@@ -518,7 +519,7 @@ def test_a_private_file_replaces_a_public_one(tmp_path: Path) -> None:
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "silo.key"
-    pki.write_private(path, b"old")
+    write_atomic(path, b"old", mode=0o600)
 
     def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
@@ -526,8 +527,8 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(StoreError, match="No space left"):
-            pki.write_private(path, b"new")
+            write_atomic(path, b"new", mode=0o600)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(StoreError):
-        pki.write_private(tmp_path / "no" / "silo.key", b"")
+        write_atomic(tmp_path / "no" / "silo.key", b"", mode=0o600)

@@ -262,13 +262,17 @@ def test_reasons_and_logs_hold_no_metadata(tmp_path: Path, caplog: pytest.LogCap
     text = PngImagePlugin.PngInfo()
     text.add_text("PatientName", "Erika Mustermann")
     Image.fromarray(RAMP).save(tmp_path / "a.png", pnginfo=text)
-    whole = (tmp_path / "a.png").read_bytes()
-    (tmp_path / "a.png").write_bytes(whole[:-20])
-    put(tmp_path / "good.png")
-    with caplog.at_level(logging.DEBUG, logger="feddiff"):
+    Image.fromarray(RAMP).save(tmp_path / "b.tif", tiffinfo={270: "Erika Mustermann"})
+    for name, cut in (("a.png", 40), ("b.tif", 1)):
+        whole = (tmp_path / name).read_bytes()
+        assert b"Mustermann" in whole[:-cut]
+        (tmp_path / name).write_bytes(whole[:-cut])
+    Image.fromarray(RAMP).save(tmp_path / "good.tif", tiffinfo={270: "Erika Mustermann"})
+    with caplog.at_level(logging.DEBUG):
         images = read_images(tmp_path, federation())
-    assert len(images.skipped) == 1
-    assert "Mustermann" not in caplog.text + images.skipped[0][1]
+    assert len(images.skipped) == 2
+    assert caplog.records
+    assert "Mustermann" not in caplog.text + repr(images.skipped)
 
 
 def test_order_is_that_of_the_relative_paths(tmp_path: Path) -> None:
@@ -334,7 +338,7 @@ def test_without_a_usable_image_the_error_says_what_to_do(tmp_path: Path) -> Non
         read_images(tmp_path / "empty", federation())
     for name in ("a\nb.png", "c.png", "d.png", "e.png"):
         put(tmp_path / "x" / "mouse" / name)
-    with pytest.raises(DataError, match="one folder for each class .cat, dog.*mouse/d.png.*and 1 more") as error:
+    with pytest.raises(DataError, match=r"one folder for each class .cat, dog.*mouse/d.png.*and 1 more") as error:
         read_images(tmp_path / "x", federation(classes=("cat", "dog"), conditional=True))
     assert "\n" not in str(error.value)
     assert "e.png" not in str(error.value)

@@ -1,0 +1,101 @@
+"""Checking certificates: who signed, which CA, within which dates, whose key.
+
+Used by a silo that enrols (core/pki.py says how) and by whoever starts up with certificates on disk. PEM goes in; what
+cannot be parsed raises IdentityError.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from feddiff.core.errors import CertificateExpired, IdentityError
+from feddiff.core.identity import MAX_PEM_BYTES, Identity, load_certificate
+
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+
+
+def fingerprint(cert: bytes) -> bytes:
+    """SHA-256 of the certificate's DER, 32 bytes."""
+    return load_certificate(cert).fingerprint(hashes.SHA256())
+
+
+def check_authority(ca: bytes, expected_fingerprint: bytes) -> None:
+    """Check that this is a CA, and the one the invitation speaks of. Raises IdentityError."""
+    found = load_authority(ca).fingerprint(hashes.SHA256())
+    if found != expected_fingerprint:
+        raise IdentityError(
+            f"the CA is {found.hex()[:16]}, the invitation speaks of {expected_fingerprint.hex()[:16]}: "
+            "this is another federation's, or somebody stands in between"
+        )
+
+
+def check_signed_by(leaf: bytes, ca: bytes, now: datetime) -> Identity:
+    """Check that the CA signed a certificate and that both are within their dates; whose it is comes back.
+
+    The caller must still compare role and name: every silo has a certificate of the same CA. Raises
+    IdentityError, CertificateExpired.
+    """
+    certificate, authority = load_certificate(leaf), load_authority(ca)
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        raise IdentityError(
+            f"{_describe(certificate)}, issued by {certificate.issuer.rfc4514_string()[:120]!r}, "
+            f"is not signed by {_describe(authority)}"
+        ) from None
+    check_dates(certificate, now)
+    check_dates(authority, now)
+    return Identity.from_certificate(leaf)
+
+
+def check_key_matches(cert: bytes, key: bytes) -> None:
+    """Check that a private key belongs to a certificate. Raises IdentityError."""
+    certificate = load_certificate(cert)
+    if certificate.public_key() != load_key(key).public_key():
+        raise IdentityError(f"the private key does not belong to {_describe(certificate)}")
+
+
+def load_authority(pem: bytes) -> x509.Certificate:
+    """A certificate that may sign others. Raises IdentityError."""
+    certificate = load_certificate(pem)
+    try:
+        is_authority = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        is_authority = False
+    if not is_authority:
+        raise IdentityError(f"{_describe(certificate)} is not a CA's")
+    return certificate
+
+
+def check_dates(certificate: x509.Certificate, now: datetime) -> None:
+    """Raises CertificateExpired outside the certificate's dates."""
+    begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if not begins <= now <= ends:
+        minute = "%Y-%m-%d %H:%M"
+        raise CertificateExpired(
+            f"{_describe(certificate)} is valid from {begins:{minute}} to {ends:{minute}} UTC, "
+            f"this clock says {now.astimezone(UTC):{minute}}: set the clock or get a new certificate"
+        )
+
+
+def _describe(certificate: x509.Certificate) -> str:
+    digest = certificate.fingerprint(hashes.SHA256()).hex()[:16]
+    return f"the certificate {digest} of {certificate.subject.rfc4514_string()[:120]!r}"
+
+
+def load_key(pem: bytes) -> PrivateKey:
+    """An unencrypted ECDSA or RSA key. Raises IdentityError."""
+    if len(pem) > MAX_PEM_BYTES:
+        raise IdentityError(f"a private key of {len(pem)} bytes; at most {MAX_PEM_BYTES} are read")
+    try:
+        key = serialization.load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise IdentityError("this is not an unencrypted private key in PEM form") from None
+    if not isinstance(key, PrivateKey):
+        raise IdentityError("the private key must be of ECDSA or RSA")
+    return key
