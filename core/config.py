@@ -96,7 +96,7 @@ class CodecConfig(Section):
     down: str = "fp32"
     delta: bool = True
     """Send differences from the version that both ends hold, where there is one."""
-    chunk_elements: Annotated[int, Field(ge=1024, le=1 << 20)] = 1 << 18
+    chunk_elements: Annotated[int, Field(ge=1024, le=1 << 20)] = 1 << 16
     """Values in a chunk, 4 bytes each before encoding."""
 
     @model_validator(mode="after")

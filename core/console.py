@@ -6,6 +6,7 @@ feddiff, 74 state folder, 75 try again, 76 protocol, 77 refused identity, 78 con
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import sys
@@ -31,6 +32,13 @@ def run(program: str, command: Callable[[], int]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def one_heap() -> None:
+    """Let all threads share glibc's first heap: with one each, memory grows with the number of silos served."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(-8, 1)  # M_ARENA_MAX, malloc.h
 
 
 def log_lines(verbose: bool) -> None:

@@ -24,7 +24,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "num_class_embeds": 10,
         },
         "data": {"classes": [str(digit) for digit in range(10)]},
-        "diffusion": {"schedule": "linear", "timesteps": 1000},
+        "diffusion": {"schedule": "cosine", "timesteps": 1000, "prediction": "v"},
         "training": {"epochs": 2, "batch_size": 64, "learning_rate": 2e-3},
     },
     # Fashion-MNIST and the like; 3.1 M parameters, as FedDiffuse's 3.0 M (arXiv 2406.12575).

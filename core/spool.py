@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from feddiff.core.codec import CODECS, payload_bound
-from feddiff.core.errors import DigestMismatch, OffsetMismatch, ProtocolError, StoreError, TooLarge
+from feddiff.core.errors import DigestMismatch, FedDiffError, OffsetMismatch, ProtocolError, StoreError, TooLarge
 from feddiff.core.store import sync_folder
 
 MAX_CHUNK_ELEMENTS = 1 << 20
@@ -29,7 +29,7 @@ MAX_CHUNKS = 1 << 24
 _MAGIC = b"FDT1"
 _RECORD = struct.Struct("<II16s")
 _SEAL = 0xFFFFFFFF
-_NAME = re.compile(r"[a-z0-9][a-z0-9._@+-]{0,254}")
+_NAME = re.compile(r"[a-z0-9][a-z0-9._@+-]{0,127}")
 
 
 def checksum(payload: bytes) -> bytes:
@@ -55,6 +55,8 @@ class Manifest:
                 raise ProtocolError(f"{what!r:.80} cannot name a transfer or a segment")
         if self.codec not in CODECS:
             raise ProtocolError(f"there is no codec {self.codec!r:.40}; known: {', '.join(CODECS)}")
+        if not -1 <= self.base_version < self.version:
+            raise ProtocolError(f"{self.transfer}: version {self.version} cannot follow {self.base_version}")
         if not 1 <= self.chunk_elements <= MAX_CHUNK_ELEMENTS:
             raise TooLarge(f"{self.transfer}: {self.chunk_elements} values in a chunk, not 1..{MAX_CHUNK_ELEMENTS}")
         if self.elements < 1 or self.chunks > MAX_CHUNKS:
@@ -186,7 +188,7 @@ class Transfer:
             if index != _SEAL or checksum(self.digest) != check:
                 raise ValueError("no seal")
             self.payload_bytes = size - self._start - (self.manifest.chunks + 1) * _RECORD.size - 32
-        except (ValueError, TypeError, struct.error, OSError) as error:
+        except (ValueError, TypeError, struct.error, OSError, FedDiffError) as error:
             self.close()
             raise StoreError(f"{path} is not a committed transfer: {error}") from None
 
@@ -194,8 +196,10 @@ class Transfer:
         """(index, payload, checksum) from chunk ``first`` on, each checked."""
         position = self._start
         for _ in range(first):
-            _, length, _ = _RECORD.unpack(os.pread(self._file, _RECORD.size, position))
-            position += _RECORD.size + length
+            head = os.pread(self._file, _RECORD.size, position)
+            if len(head) < _RECORD.size:
+                raise StoreError(f"{self.path}: a chunk before {first} is damaged")
+            position += _RECORD.size + _RECORD.unpack(head)[1]
         due = first
         for record in _records(self._file, position, self.manifest, due):
             if record.index == _SEAL:

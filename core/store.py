@@ -65,7 +65,7 @@ class WeightsReader:
             raise StoreError(f"{path}: {error.strerror}") from None
         try:
             self._offsets, self.metadata = self._header(os.fstat(self._file).st_size)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             os.close(self._file)
             raise StoreError(f"{path} is not a weights file: {error}") from None
 

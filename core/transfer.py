@@ -53,6 +53,10 @@ class Sender:
     def __init__(self, transfers: Sequence[Transfer]) -> None:
         self.transfers = tuple(transfers)
 
+    def close(self) -> None:
+        for transfer in self.transfers:
+            transfer.close()
+
     @property
     def manifests(self) -> tuple[Manifest, ...]:
         return tuple(transfer.manifest for transfer in self.transfers)
@@ -82,6 +86,8 @@ class Receiver:
     def __init__(self, folder: Path, manifests: Sequence[Manifest]) -> None:
         if len(manifests) > MAX_MANIFESTS:
             raise TooLarge(f"{len(manifests)} transfers in one offer; at most {MAX_MANIFESTS}")
+        if len({manifest.transfer for manifest in manifests}) < len(manifests):
+            raise ProtocolError("an offer names one transfer twice")  # two spools would write one file
         self.folder, self.manifests = folder, tuple(manifests)
         self._spools: dict[int, Spool] = {}
 

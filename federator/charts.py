@@ -64,8 +64,8 @@ def _style() -> Iterator[None]:
 
 
 @_style()
-def loss(rounds: Sequence[int], silos: Mapping[str, Sequence[float]]) -> Figure:
-    """Training loss of every silo by round, NaN where there is none, and the plain mean of the others."""
+def loss(rounds: Sequence[int], silos: Mapping[str, Sequence[float]], means: Sequence[float]) -> Figure:
+    """Training loss of every silo by round, NaN where there is none, and the mean of each round."""
     figure, (axes,) = _canvas(5.8, 3.3)
     few = len(silos) <= LABELLED
     ends = []
@@ -75,9 +75,7 @@ def loss(rounds: Sequence[int], silos: Mapping[str, Sequence[float]]) -> Figure:
         axes.plot(rounds, values, dash, color=colour, linewidth=1.5 if few else 0.7, marker=".", markersize=5)
         if few:
             ends.append((values, name, colour))
-    columns = [[value for value in column if math.isfinite(value)] for column in zip(*silos.values(), strict=True)]
-    means = [sum(column) / len(column) if column else math.nan for column in columns]
-    axes.plot(rounds[: len(means)], means, color=INK, linewidth=2.6)
+    axes.plot(rounds, means, color=INK, linewidth=2.6)
     ends.append((means, "mean of silos", INK))
     axes.set_ylabel("training loss")
     axes.set_ylim(bottom=0)

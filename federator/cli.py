@@ -113,6 +113,7 @@ def _serve(options: argparse.Namespace) -> int:
     from feddiff.federator import handshakes
 
     handshakes.watch()
+    console.one_heap()
     console.log_lines(options.verbose)
     from feddiff.core.config import load
     from feddiff.federator import site

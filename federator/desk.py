@@ -21,9 +21,9 @@ from feddiff.core.store import WeightsReader
 from feddiff.federator.database import Database
 from feddiff.federator.federation import Federation
 from feddiff.federator.ledger import OVERHEAD
+from feddiff.federator.measure import amount
 from feddiff.federator.operator import ADDRESS_FILE
 from feddiff.federator.operator import status as status_of
-from feddiff.federator.progress import size
 from feddiff.v1 import operator_pb2 as pb
 from feddiff.v1 import operator_pb2_grpc
 
@@ -102,7 +102,7 @@ def _status_text(reply: pb.StatusReply) -> str:
     lines = [
         f"{reply.federation}: {reply.phase}, round {reply.round} of {reply.rounds}, plan {reply.policy}",
         f"  {reply.reason}",
-        f"  on the wire so far: {size(reply.wire_down)} down, {size(reply.wire_up)} up",
+        f"  on the wire so far: {amount(reply.wire_down)} down, {amount(reply.wire_up)} up",
         f"  {'silo':<20} {'enrolled':<9} {'reachable':<10} {'planned':<8} {'training':<9} {'images':>8}  loss    doing",
     ]
     for silo in reply.silos:
@@ -185,6 +185,7 @@ def story(federation: Federation, samples: list[tuple[str, Path]]) -> Story:
             {silo: by["loss"] for silo, by in metrics.get(each.round, {}).items() if "loss" in by},
             each.opened_at,
             each.closed_at,
+            each.weights,
         )
         for each in federation.journal.rounds()
         if each.closed_at is not None

@@ -8,7 +8,7 @@ order and summed in float64, so the result has the same bits whatever the order 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,7 +42,7 @@ def fold(contributions: Sequence[Contribution], base: WeightsReader, into: Weigh
 
     ``out.manifest`` says how it is encoded (a delta from ``base``, or absolute). What is published is what a silo
     decodes, bit for bit, also when the codec loses something. Raises BadUpdate, naming the silo, before anything is
-    visible.
+    visible: for an update that is not finite, cannot be decoded, or moves the mean to where the codec cannot follow.
     """
     manifest = out.manifest
     ordered = sorted(contributions, key=lambda each: each.silo)
@@ -53,9 +53,13 @@ def fold(contributions: Sequence[Contribution], base: WeightsReader, into: Weigh
         previous = base.read(manifest.segment, start, count)
         mean = np.zeros(count, np.float64)
         for each, stream in zip(ordered, streams, strict=True):
-            mean += each.samples * _decode(each, next(stream)[1], count, previous).astype(np.float64)
+            mean += each.samples * _decode(each, stream, count, previous).astype(np.float64)
         mean /= total
-        publish_chunk(index, mean.astype(np.float32), previous, into, out)
+        try:
+            publish_chunk(index, mean.astype(np.float32), previous, into, out)
+        except NotFinite as error:
+            silo = _heaviest(ordered, index, count, previous)
+            raise BadUpdate(silo, f"{manifest.segment} moves the mean beyond {manifest.codec}: {error}") from None
 
 
 def publish_chunk(index: int, values: F32, previous: F32, into: WeightsWriter, out: Spool) -> None:
@@ -69,9 +73,20 @@ def publish_chunk(index: int, values: F32, previous: F32, into: WeightsWriter, o
     into.write(manifest.segment, index * manifest.chunk_elements, published)
 
 
-def _decode(each: Contribution, payload: bytes, count: int, previous: F32) -> F32:
+def _heaviest(contributions: Sequence[Contribution], index: int, count: int, previous: F32) -> str:
+    """The silo whose update moves a chunk's mean furthest."""
+
+    def push(each: Contribution) -> float:
+        values = _decode(each, each.transfer.chunks(index), count, previous).astype(np.float64)
+        return each.samples * float(np.abs(values - previous).max())
+
+    return max(contributions, key=push).silo
+
+
+def _decode(each: Contribution, stream: Iterator[tuple[int, bytes, bytes]], count: int, previous: F32) -> F32:
     manifest: Manifest = each.transfer.manifest
     try:
+        _, payload, _ = next(stream)
         return CODECS[manifest.codec].decode(payload, count, None if manifest.absolute else previous)
     except NotFinite as error:
         raise BadUpdate(each.silo, f"{manifest.segment} holds NaN or infinity: {error}") from None

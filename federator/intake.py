@@ -39,7 +39,12 @@ class Intake:
             if silo in self._open:
                 self._open[silo].close()
             self._open[silo] = receiver = Receiver(federation.spool(round), expected)
-            return receiver
+            standing = receiver.standing()
+        for offer, at in enumerate(standing):
+            if at.committed:
+                # A crash may have come between the file and its row, and the silo will not commit again what is here.
+                self._commit(silo, round, receiver, Commit(offer, at.digest))
+        return receiver
 
     def take(self, silo: str, round: int, receiver: Receiver, part: Chunk | Commit) -> bool:
         """Keep a part of an upload; False if it was there already. Raises RoundError, TransferError, Revoked."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 NONE = "–"
 """Stands where there is no number."""
@@ -48,7 +48,8 @@ def span(values: Sequence[float]) -> str:
     return f"{number(finite[0])} → {number(finite[-1])}" if finite else NONE
 
 
-def mean(values: Sequence[float]) -> float:
-    """Plain mean of the finite values; NaN without any."""
-    finite = [value for value in values if math.isfinite(value)]
-    return sum(finite) / len(finite) if finite else math.nan
+def mean(values: Mapping[str, float], weights: Mapping[str, int]) -> float:
+    """Mean of the finite values by their weights (1 for one without); NaN without any."""
+    finite = {name: value for name, value in values.items() if math.isfinite(value)}
+    total = sum(weights.get(name, 1) for name in finite)
+    return sum(weights.get(name, 1) * value for name, value in finite.items()) / total if finite else math.nan

@@ -9,8 +9,8 @@ FULL without a codec: every silo of a round receives and sends the whole model a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,11 +39,13 @@ class RoundSummary:
     opened: float
     closed: float
     """Unix seconds."""
+    samples: Mapping[str, int] = field(default_factory=dict)
+    """Images by silo: how much each loss weighs in the mean; 1 for one that is not here."""
 
     @property
     def loss(self) -> float:
-        """Plain mean over the silos with a finite loss; NaN without any."""
-        return mean(list(self.losses.values()))
+        """Mean over the silos with a finite loss, by images; NaN without any."""
+        return mean(self.losses, self.samples)
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def write(story: Story, folder: Path) -> Path:
     that is not PNG.
     """
     losses = {silo: [r.losses.get(silo, math.nan) for r in story.rounds] for silo in story.silos}
-    loss = charts.loss([r.round for r in story.rounds], losses)
+    loss = charts.loss([r.round for r in story.rounds], losses, [r.loss for r in story.rounds])
     wire = _wire(story)
     text = page.page(
         story.federation,

@@ -5,6 +5,7 @@ Every call is made by a silo whose verified certificate names it; no message car
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, TypeVar
@@ -13,8 +14,9 @@ import grpc
 
 from feddiff.core import wire
 from feddiff.core.errors import ProtocolError
-from feddiff.core.transfer import Chunk, Sender
+from feddiff.core.transfer import Chunk, Commit, Receiver, Sender
 from feddiff.federator.federation import Federation
+from feddiff.federator.gate import Gate, Passage
 from feddiff.federator.intake import Intake
 from feddiff.federator.ledger import OVERHEAD, Direction, Entry
 from feddiff.federator.traffic import Traffic
@@ -36,6 +38,7 @@ class FederationService(federation_pb2_grpc.FederationServicer):
 
     def __init__(self, federation: Federation, intake: Intake, traffic: Traffic) -> None:
         self._federation, self._intake, self._traffic = federation, intake, traffic
+        self._gate = Gate()
 
     def Join(self, request: pb.JoinRequest, context: grpc.ServicerContext) -> pb.JoinReply:  # noqa: N802
         silo = self._silo(context)
@@ -72,6 +75,8 @@ class FederationService(federation_pb2_grpc.FederationServicer):
 
     def GetTask(self, request: pb.TaskRequest, context: grpc.ServicerContext) -> pb.Task:  # noqa: N802
         silo = self._silo(context)
+        if not self._federation.roster.get(silo).samples:
+            raise ProtocolError(f"{silo} has not joined yet: it must say first how many images it has")
         self._federation.hear(silo, _held(request.held))
         until = time.monotonic() + min(max(request.patience_s, 0.0), MAX_PATIENCE_S)
         with self._federation.changed:
@@ -112,19 +117,17 @@ class FederationService(federation_pb2_grpc.FederationServicer):
         sender = Sender(self._federation.open_transfers(silo, wire.manifests_from(request.offer.manifests)))
         self._federation.hear(silo).phase = "fetching"
         number = 0 if self._federation.round is None else self._federation.round.round
-        try:
+        with contextlib.closing(sender), self._gate.pass_through(lambda: self._alive(silo, context)) as passage:
             for part in sender.parts(wire.standing_from(request.standing)):
-                if not context.is_active():
+                if not self._alive(silo, context):
                     return
-                self._federation.hear(silo)
-                began = time.monotonic()
                 reply = wire.part_to(part, transfer_pb2.FetchReply)
                 size = wire.framed(reply.ByteSize())
+                began = time.monotonic()
                 yield reply
-                self._traffic.sent(number, silo, sender.transfers[part.offer], part, size, time.monotonic() - began)
-        finally:
-            for opened in sender.transfers:
-                opened.close()
+                took = time.monotonic() - began
+                passage.waited(took)
+                self._traffic.sent(number, silo, sender.transfers[part.offer], part, size, took)
 
     def Submit(  # noqa: N802
         self, requests: Iterator[transfer_pb2.SubmitRequest], context: grpc.ServicerContext
@@ -135,10 +138,26 @@ class FederationService(federation_pb2_grpc.FederationServicer):
             raise ProtocolError("an upload begins with its offer")
         number = first.offer.round
         receiver = self._intake.begin(silo, number, wire.manifests_from(first.offer.manifests))
-        yield transfer_pb2.SubmitReply(standing=wire.standing_to(receiver.standing()))
+        # The silo sends nothing before it has the standing, so it is here that it waits for its turn.
+        with self._gate.pass_through(lambda: self._alive(silo, context)) as passage:
+            yield transfer_pb2.SubmitReply(standing=wire.standing_to(receiver.standing()))
+            yield from self._take_all(silo, number, receiver, requests, passage)
+
+    def _take_all(
+        self,
+        silo: str,
+        number: int,
+        receiver: Receiver,
+        requests: Iterator[transfer_pb2.SubmitRequest],
+        passage: Passage,
+    ) -> Iterator[transfer_pb2.SubmitReply]:
+        """Keep the parts of an upload; yields the acknowledgement of each commit."""
         began = time.monotonic()
         for message in requests:
+            passage.waited(time.monotonic() - began)
             part = wire.part_from(message)
+            if isinstance(part, Commit):
+                self._traffic.keep()
             fresh = self._intake.take(silo, number, receiver, part)
             segment = receiver.manifests[part.offer].segment
             now = time.monotonic()
@@ -166,6 +185,11 @@ class FederationService(federation_pb2_grpc.FederationServicer):
         wanted = self._federation.report(silo, request.round, request.phase[:40], request.step, request.steps, metrics)
         reply = pb.ReportReply(abandon=not wanted, reason="" if wanted else self._federation.decision.reason)
         return self._counted(silo, request, reply)
+
+    def _alive(self, silo: str, context: grpc.ServicerContext) -> bool:
+        """Whether the silo still listens; that is a sign of life. Raises Revoked."""
+        self._federation.hear(silo)
+        return bool(context.is_active())
 
     def _silo(self, context: grpc.ServicerContext) -> str:
         """The caller's name. Raises IdentityError."""

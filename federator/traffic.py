@@ -9,7 +9,6 @@ asked, the framing alone counts and the row is marked as estimated.
 from __future__ import annotations
 
 import ipaddress
-import os
 import socket
 import struct
 import threading
@@ -40,21 +39,34 @@ def kernel_counts(port: int) -> dict[Connection, tuple[int, int]] | None:
         try:
             if not str(entry.readlink()).startswith("socket:"):
                 continue
-            with socket.socket(fileno=os.dup(int(entry.name))) as held:
-                if held.family not in (socket.AF_INET, socket.AF_INET6) or held.getsockname()[1] != port:
-                    continue
-                peer = held.getpeername()
-                info = held.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 256)
+            asked = _ask(int(entry.name), port)
         except OSError:
             continue  # closed meanwhile, or a listening socket
+        if asked is None:
+            continue
+        peer, info = asked
         if len(info) < _SENT + 8:
             return None
-        sent, received = (
-            struct.unpack_from("=Q", info, _SENT)[0],
-            struct.unpack_from("=Q", info, _RECEIVED)[0],
-        )
-        found[_plain(peer[0]), peer[1]] = (sent, received)
+        (sent,), (received,) = struct.unpack_from("=Q", info, _SENT), struct.unpack_from("=Q", info, _RECEIVED)
+        found[peer] = (sent, received)
     return found
+
+
+def _ask(descriptor: int, port: int) -> tuple[Connection, bytes] | None:
+    """Peer and TCP_INFO of a descriptor, if it is a connection of this local port. Raises OSError.
+
+    The descriptor is gRPC's and stays so: never duplicated (its epoll set would outlive its close, and crash), never
+    closed by us. If it is closed and used anew between the questions, an answer is wrong once and nothing else.
+    """
+    borrowed = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=descriptor)
+    try:
+        local = borrowed.getsockname()
+        if not isinstance(local, tuple) or len(local) < 2 or local[1] != port:
+            return None
+        peer = borrowed.getpeername()
+        return (_plain(peer[0]), peer[1]), borrowed.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 256)
+    finally:
+        borrowed.detach()
 
 
 def _plain(address: str) -> str:
@@ -72,7 +84,7 @@ def peer_connection(peer: str) -> Connection | None:
 
 
 class Traffic:
-    """Gathers in memory; ``flush`` moves it to the ledger."""
+    """Gathers in memory; ``flush`` moves it to the ledger, as does ``keep`` before anything is committed."""
 
     def __init__(self, ledger: Ledger, port: int, round_now: Callable[[], int]) -> None:
         self._ledger, self._port, self._round_now = ledger, port, round_now
@@ -139,6 +151,7 @@ class Traffic:
                 raw=4 * manifest.elements,
                 encoded=transfer.payload_bytes,
             )
+            self.keep()
             self._ledger.deliver(manifest.transfer, whole)
             self._marks.pop((silo, manifest.transfer), None)
         self.add(entry)
@@ -148,6 +161,11 @@ class Traffic:
         with self._lock:
             if self._kernel:
                 self._settle(kernel_counts(self._port) or {})
+        self.keep()
+
+    def keep(self) -> None:
+        """Write what is known to the ledger: what a crash leaves committed must not seem to have cost nothing."""
+        with self._lock:
             rows, self._rows = list(self._rows.values()), {}
         if rows:
             self._ledger.add(*rows)

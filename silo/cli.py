@@ -133,6 +133,8 @@ def _take_part(options: argparse.Namespace) -> int:
     silo = Silo(name, local, client, lambda config: ImageLearner(config, options.data), display)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: silo.stop())
+    if stopping.is_set():  # the signal came while the silo was being made
+        silo.stop()
     try:
         if silo.run():
             print(f"{name}: the federation is finished")

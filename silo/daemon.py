@@ -171,11 +171,10 @@ class Silo:
 
         self._display.begin(f"round {work.round} submitting", sum(each.payload_bytes for each in transfers))
         try:
-            self._client.submit(work.round, Sender(transfers), told)
+            with contextlib.closing(Sender(transfers)) as sender:
+                self._client.submit(work.round, sender, told)
         finally:
             self._display.end()
-            for each in transfers:
-                each.close()
         log.info("round %d is handed in", work.round)
         return True
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from feddiff.core.codec import CODECS
 from feddiff.core.config import FederationConfig, parse
-from feddiff.core.errors import ConfigError, NotFinite, StoreError
+from feddiff.core.errors import ConfigError, FedDiffError, NotFinite, StoreError
 from feddiff.core.segments import F32
 from feddiff.core.spool import Manifest, Spool, Transfer, checksum, committed
 from feddiff.core.store import WeightsReader, WeightsWriter, write_atomic
@@ -103,6 +103,9 @@ class Local:
                     previous = base.read(manifest.segment, start, count) if base else None
                     writer.write(manifest.segment, start, codec.decode(payload, count, previous))
                 writer.commit()
+        except FedDiffError:
+            place.unlink(missing_ok=True)  # damaged: it must come again, not fail again after every restart
+            raise
         finally:
             received.close()
             if base:

@@ -1,0 +1,70 @@
+"""Several silos in one process, each with its own folder, certificate and connection: the very code of production.
+
+``python -m feddiff.bench.host ADDRESS FOLDER NAME=TOKEN [NAME=TOKEN ...]`` runs them without training until the
+federation is finished.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from feddiff.bench.perturb import Perturber
+from feddiff.core import console
+from feddiff.core.config import FederationConfig
+from feddiff.core.identity import Invitation
+from feddiff.silo import enroll
+from feddiff.silo.client import Client
+from feddiff.silo.daemon import Silo
+from feddiff.silo.display import Display
+from feddiff.silo.learner import Learner
+from feddiff.silo.local import Local
+
+
+def host(
+    address: str,
+    folder: Path,
+    tokens: Mapping[str, str],
+    make_learner: Callable[[str, FederationConfig], Learner],
+) -> dict[str, BaseException | None]:
+    """Enrol and run one silo for each token, in threads; returns how each ended (None: finished)."""
+    ended: dict[str, BaseException | None] = {}
+
+    def one(name: str, token: str) -> None:
+        state = folder / name
+        try:
+            enroll.join_patiently(Invitation.parse(token), state, address, threading.Event())
+            local, client = Local(state), Client(address, state)
+            try:
+                Silo(name, local, client, lambda config: make_learner(name, config), Display(bars=False)).run()
+            finally:
+                client.close()
+                local.close()
+            ended[name] = None
+        except BaseException as error:  # reported to the caller: a thread has nobody else to tell
+            ended[name] = error
+
+    threads = [threading.Thread(target=one, args=pair, name=pair[0]) for pair in tokens.items()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return ended
+
+
+def main() -> int:
+    console.log_lines(verbose=False)
+    address, folder, *pairs = sys.argv[1:]
+    tokens = dict(pair.split("=", 1) for pair in pairs)
+    order = sorted(tokens)
+    ended = host(address, Path(folder), tokens, lambda name, _: Perturber(order.index(name) + 1))
+    for name, error in ended.items():
+        if error is not None:
+            print(f"{name}: {error!r}", file=sys.stderr)
+    return int(any(error is not None for error in ended.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""A silo without torch: every production class of the silo's daemon, and a learner that adds seeded noise.
+
+``python noise.py STATE HOST:PORT --samples N --digest D [--seconds S]`` is such a silo as a process of its own; it logs
+like ``feddiff-silo``. A silo that is enrolled already, for the token is given to ``feddiff-silo join``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from feddiff.core import console
+from feddiff.core.segments import F32
+from feddiff.silo.client import Client
+from feddiff.silo.daemon import Silo
+from feddiff.silo.display import Display
+from feddiff.silo.learner import Learned, Told
+from feddiff.silo.local import Local, read_identity
+
+
+class Noise:
+    """What it learns depends on seed, start and segment alone; what it was given and gave is kept, by seed."""
+
+    device = "no torch"
+
+    def __init__(self, samples: int, layout_digest: str, hold: Callable[[int], None] = lambda _: None) -> None:
+        """``hold`` is called with the seed again and again inside the training, for as long as it wants."""
+        self.samples, self.layout_digest, self._hold = samples, layout_digest, hold
+        self.labels: Mapping[str, int] = {}
+        self.starts: dict[int, Mapping[str, F32]] = {}
+        self.results: dict[int, Mapping[str, F32]] = {}
+
+    def learn(
+        self, start: Mapping[str, F32], ema: Mapping[str, F32] | None, seed: int, checkpoint: Path, told: Told
+    ) -> Learned | None:
+        if not told(1, 2, 2.0, 1.0):
+            return None
+        self.starts[seed] = start
+        self._hold(seed)
+        if not told(2, 2, 1.0, 1.0):
+            return None
+        random = np.random.default_rng(seed)
+        weights = {
+            name: vector + np.float32(0.01) * random.standard_normal(vector.size, np.float32)
+            for name, vector in sorted(start.items())
+        }
+        self.results[seed] = weights
+        return Learned(weights, None, {"loss": 1.0})
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("state", type=Path)
+    parser.add_argument("address")
+    parser.add_argument("--samples", type=int, default=1)
+    parser.add_argument("--digest", required=True)
+    parser.add_argument("--seconds", type=float, default=0.0, help="how long each training takes")
+    options = parser.parse_args()
+    console.log_lines(verbose=False)
+
+    def run() -> int:
+        name, _ = read_identity(options.state)
+        client = Client(options.address, options.state)
+        learner = Noise(options.samples, options.digest, lambda _: time.sleep(options.seconds))
+        silo = Silo(name, Local(options.state), client, lambda _: learner, Display(bars=False))
+        signal.signal(signal.SIGTERM, lambda *_: silo.stop())
+        silo.run()
+        client.close()
+        return 0
+
+    return console.run("noise", run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from feddiff.core.spool import Manifest
+from feddiff.silo.session import Progress, RoundWork, Task, next_step
+
+SEGMENTS = ("encoder.in", "bottleneck", "decoder.0")
+
+
+def down(segment: str, base: int, version: int) -> Manifest:
+    return Manifest(f"down.{segment}.{'x' if base < 0 else base}-{version}", segment, base, version, "fp32", 10, 10)
+
+
+def up(segment: str) -> Manifest:
+    return Manifest(f"up.4.clinic.{segment}", segment, 3, 4, "fp32", 10, 10)
+
+
+DOWN = (down("encoder.in", -1, 0), down("decoder.0", 1, 2), down("decoder.0", 2, 3))
+WORK = RoundWork(4, DOWN, (up("decoder.0"), up("bottleneck")), {"decoder.0": 3}, ("encoder.in",), 7)
+TASK = Task("round-4", "2 silos are here", WORK)
+READY = {"encoder.in": 0, "bottleneck": 0, "decoder.0": 3}
+ENCODED = tuple(each.transfer for each in WORK.up)
+
+
+@pytest.mark.parametrize(
+    ("progress", "action", "manifests"),
+    [
+        (Progress(), "fetch", DOWN),
+        (Progress({"decoder.0": 1}), "fetch", DOWN),
+        (Progress({"encoder.in": 0, "decoder.0": 1}), "fetch", DOWN[1:]),
+        (Progress({"encoder.in": 0, "decoder.0": 2}), "fetch", DOWN[2:]),
+        (Progress(READY), "train", ()),
+        (Progress(READY, 3), "train", ()),
+        (Progress(READY, 3, ENCODED), "train", ()),
+        (Progress(READY, 5), "train", ()),
+        (Progress(READY, 4), "encode", WORK.up),
+        (Progress(READY, 4, ["up.3.clinic.decoder.0"]), "encode", WORK.up),
+        (Progress(READY, 4, ENCODED[:1]), "encode", WORK.up[1:]),
+        (Progress(READY, 4, ENCODED), "submit", WORK.up),
+        (Progress({"decoder.0": 3}, 4, ENCODED), "fetch", DOWN[:1]),
+    ],
+)
+def test_what_comes_next(progress: Progress, action: str, manifests: tuple[Manifest, ...]) -> None:
+    step = next_step(TASK, progress)
+    assert (step.action, step.manifests) == (action, manifests)
+    assert "round 4" in step.reason
+
+
+def test_without_work_the_silo_waits_and_says_the_federators_reason() -> None:
+    step = next_step(Task("wait", "paused by the operator"), Progress(READY, 4, ENCODED))
+    assert (step.action, step.reason) == ("wait", "paused by the operator")
+    step = next_step(Task("finished", "all 5 rounds are done", finished=True), Progress())
+    assert (step.action, step.reason) == ("finish", "all 5 rounds are done")
+
+
+def test_a_silo_that_reports_nothing_submits_at_once() -> None:
+    nothing = replace(TASK, work=replace(WORK, up=()))
+    assert next_step(nothing, Progress(READY, 4)).action == "submit"
+
+
+progresses = st.builds(
+    Progress,
+    st.dictionaries(st.sampled_from(SEGMENTS), st.integers(0, 4)),
+    st.none() | st.integers(0, 5),
+    st.frozensets(st.sampled_from([*ENCODED, "up.3.clinic.decoder.0"])),
+)
+
+
+def done(progress: Progress, action: str, manifests: tuple[Manifest, ...]) -> Progress:
+    """What is on the disk after a step."""
+    if action == "fetch":
+        return replace(progress, held={**progress.held, **{each.segment: each.version for each in manifests}})
+    if action == "train":
+        return replace(progress, trained=WORK.round)
+    return replace(progress, encoded={*progress.encoded, *(each.transfer for each in manifests)})
+
+
+@given(progresses)
+def test_from_any_disk_a_round_ends_with_its_submission_and_nothing_is_done_twice(progress: Progress) -> None:
+    taken: list[str] = []
+    while (step := next_step(TASK, progress)).action != "submit":
+        assert step == next_step(TASK, progress)
+        taken.append(step.action)
+        assert len(taken) <= 3
+        progress = done(progress, step.action, step.manifests)
+    assert taken == [action for action in ("fetch", "train", "encode") if action in taken]
+    assert step.manifests == WORK.up
+
+
+@given(progresses, st.integers(0, 5))
+def test_a_chain_is_fetched_from_where_the_silo_stands(progress: Progress, held: int) -> None:
+    progress = replace(progress, held={**progress.held, "decoder.0": held})
+    step = next_step(TASK, progress)
+    wanted = (
+        [each.base_version for each in step.manifests if each.segment == "decoder.0"] if step.action == "fetch" else []
+    )
+    assert wanted == [base for base in (1, 2) if base >= held or held == 0]
