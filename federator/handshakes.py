@@ -6,6 +6,7 @@ log records and passes everything else on.
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import re
@@ -44,6 +45,7 @@ def watch() -> None:
     os.dup2(writing, 2)
     os.close(writing)
     sys.stderr = real
+    faulthandler.enable(real)  # a crash in C would else be written to the pipe, with nobody left to read it
 
     def read() -> None:
         with os.fdopen(reading, errors="replace") as lines:

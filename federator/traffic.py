@@ -3,7 +3,8 @@
 Two sources meet here. Message sizes with their framing (``core/wire.framed``) say which segment a byte served; the
 kernel's per-connection counters (TCP_INFO, Linux) say how many really crossed: TLS handshakes, HTTP/2 control frames,
 heartbeats and TCP retransmissions included. The difference goes to the silo's overhead row. Where the kernel cannot be
-asked, the framing alone counts and the row is marked as estimated.
+asked, the framing alone counts and the row is marked as estimated. It is asked twice a second: a connection that comes
+and goes in between (an enrolment's two, 10 kB together) is not seen.
 """
 
 from __future__ import annotations

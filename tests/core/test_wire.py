@@ -106,6 +106,26 @@ def test_every_error_arrives_as_its_own_class(echo: Echo, shape: str, kind: type
     assert peer.startswith("ipv4:127.0.0.1:")
 
 
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [
+        (errors.IdentityError, grpc.StatusCode.PERMISSION_DENIED),
+        (errors.Revoked, grpc.StatusCode.PERMISSION_DENIED),
+        (errors.ProtocolError, grpc.StatusCode.FAILED_PRECONDITION),
+        (errors.RoundClosed, grpc.StatusCode.FAILED_PRECONDITION),
+        (errors.OffsetMismatch, grpc.StatusCode.ABORTED),
+        (errors.NotFinite, grpc.StatusCode.INVALID_ARGUMENT),
+        (errors.ConfigError, grpc.StatusCode.INVALID_ARGUMENT),
+        (errors.StoreError, grpc.StatusCode.INTERNAL),
+    ],
+)
+def test_others_see_a_fitting_status(echo: Echo, kind: type[FedDiffError], status: grpc.StatusCode) -> None:
+    echo.raises = kind("facts")
+    with pytest.raises(grpc.RpcError) as caught:
+        echo.channel.unary_unary("/feddiff.Echo/unary_unary")(b"x", timeout=20)
+    assert (caught.value.code(), caught.value.details()) == (status, "facts")
+
+
 @pytest.mark.parametrize("shape", ["unary_stream", "stream_stream"])
 def test_what_was_sent_before_the_error_arrives(echo: Echo, shape: str) -> None:
     echo.raises = errors.RoundClosed("round 3 is over")

@@ -187,6 +187,10 @@ def test_an_update_left_half_folded_by_a_crash_is_not_continued_with_others(tmp_
     place.rename(place.with_name(place.name + ".part"))
     versions.publish(SEGMENT, 0, 1, [new])
     assert weights(versions, 1).tobytes() == vector(8).tobytes()
+    local = Local(tmp_path / "silo")
+    bring(versions, local, {}, 0)
+    assert bring(versions, local, {SEGMENT: 0}, 1) == [0]
+    assert held_by(local, 1).tobytes() == vector(8).tobytes()
     with WeightsReader(versions.weights(SEGMENT, 1)) as reader:
         assert reader.metadata == {"version": "1"}
 
