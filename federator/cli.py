@@ -109,6 +109,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     import signal
+    import threading
 
     from feddiff.federator import handshakes
 
@@ -120,11 +121,16 @@ def _serve(options: argparse.Namespace) -> int:
     from feddiff.federator.daemon import Federator
     from feddiff.federator.progress import round_line
 
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
     config = load(options.config)
     folder = options.config.resolve().parent
     federator = Federator(folder, config, options.listen or f"[::]:{site.address(folder)[1]}")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: federator.stop())
+    if stopping.is_set():  # the signal came while the federator was being made
+        federator.stop()
     print(f"{config.name}: {config.plan}, {config.rounds.count} rounds, port {federator.port}", flush=True)
     federator.run(lambda closed: print(round_line(federator.federation, closed), flush=True))
     return 0

@@ -33,14 +33,14 @@ from feddiff.federator.fold import BadUpdate, Contribution
 from feddiff.federator.initial import prepare
 from feddiff.federator.intake import Intake
 from feddiff.federator.journal import Round
-from feddiff.federator.rounds import decide
+from feddiff.federator.rounds import Decision, decide
 from feddiff.federator.service import FederationService
 from feddiff.federator.traffic import Traffic
 from feddiff.v1 import enrollment_pb2_grpc, federation_pb2_grpc, operator_pb2_grpc
 
 MAX_THREADS = 256
-FAREWELL_S = 20.0
-"""How long a finished federator stays to tell the silos so."""
+FAREWELL_S = 90.0
+"""How long a finished federator stays for silos that have yet to hear of it: longer than their longest back-off."""
 
 log = logging.getLogger("feddiff.federator")
 
@@ -205,11 +205,15 @@ class Federator:
     def _fold_segment(self, current: Round, segment: str, base: int, silos: list[str]) -> None:
         federation = self.federation
         folder = federation.spool(current.round)
-        opened = {
-            silo: Transfer(federation.versions.upload(current.round, silo, segment, base).path(folder))
-            for silo in silos
-        }
+        opened: dict[str, Transfer] = {}
         try:
+            for silo in silos:
+                try:
+                    opened[silo] = Transfer(federation.versions.upload(current.round, silo, segment, base).path(folder))
+                except StoreError as error:
+                    raise BadUpdate(
+                        silo, f"its spooled {segment} was damaged on the federator's disk: {error}"
+                    ) from None
             contributions = [Contribution(silo, current.weights[silo], opened[silo]) for silo in silos]
             federation.versions.publish(segment, base, base + 1, contributions)
         finally:
@@ -217,14 +221,15 @@ class Federator:
                 each.close()
 
     def _farewell(self) -> None:
-        """Stay until every silo that is here has heard that it is over."""
+        """Stay until every silo of the last round, and every one that is here, has heard that it is over."""
         federation, until = self.federation, time.monotonic() + FAREWELL_S
         log.info("finished: %s", federation.decision.reason)
         with federation.changed:
             while time.monotonic() < until and not self._stop.is_set():
-                here = federation.reachable(time.monotonic())
-                if all(federation.presence[name].told_finished for name in here):
+                untold = federation.untold(time.monotonic())
+                if not untold:
                     break
+                federation.decision = Decision("wait", f"finished; {', '.join(sorted(untold))} have yet to hear of it")
                 federation.changed.wait(0.2)
         time.sleep(0.3)  # the last answers are on their way
 

@@ -42,7 +42,6 @@ class Presence:
     phase: str = "joined"
     step: int = 0
     steps: int = 0
-    told_finished: bool = False
 
 
 @dataclass(frozen=True)
@@ -290,6 +289,18 @@ class Federation:
             self.round = self.journal.last()
             self.committed = set()
             self._restart_clock()
+
+    def told_finished(self, silo: str) -> None:
+        """This silo knows that it is over."""
+        with self.changed:
+            self.journal.note(f"told {silo}", "finished")
+            self.changed.notify_all()
+
+    def untold(self, now: float) -> set[str]:
+        """Silos of the last round, and those that are here, that have yet to hear that it is over."""
+        last = {each.silo for each in self.round.plan.assignments} if self.round is not None else set()
+        wanted = (last | self.reachable(now)) - self.evicted
+        return {silo for silo in wanted if self.journal.fact(f"told {silo}") is None}
 
     def _restart_clock(self) -> None:
         self._since, self._quorum_since = time.monotonic(), None

@@ -91,9 +91,10 @@ class FederationService(federation_pb2_grpc.FederationServicer):
     def _task(self, silo: str) -> pb.Task:
         federation = self._federation
         if federation.finished:
-            federation.presence[silo].told_finished = True
             rounds = len(federation.journal.rounds())
-            return pb.Task(id="finished", reason=federation.decision.reason, finished=pb.Finished(rounds=rounds))
+            federation.told_finished(silo)
+            reason = federation.journal.fact("finished") or ""
+            return pb.Task(id="finished", reason=reason, finished=pb.Finished(rounds=rounds))
         work = federation.work(silo)
         if work is None:
             return pb.Task(id="wait", reason=federation.decision.reason, wait=pb.Wait())

@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 
 from feddiff.core import wire
-from feddiff.core.errors import FederatorUnavailable, ProtocolError
+from feddiff.core.errors import FedDiffError, FederatorUnavailable, ProtocolError
 from feddiff.core.transfer import Chunk, Receiver, Sender, Standing
 from feddiff.silo.session import RoundWork, Task
 from feddiff.v1 import federation_pb2 as pb
@@ -87,18 +87,25 @@ class Client:
                 receiver.commit(part)
 
     def submit(self, round: int, sender: Sender, told: Callable[[int], None]) -> None:
-        """Send what the federator lacks of these transfers, and have each acknowledged."""
+        """Send what the federator lacks of these transfers, and have each acknowledged.
+
+        Raises StoreError for a transfer that is damaged on this disk, and whatever the federator raises."""
         standing: queue.SimpleQueue[list[Standing] | None] = queue.SimpleQueue()
+
+        failed: list[FedDiffError] = []
 
         def requests() -> Iterator[transfer_pb2.SubmitRequest]:
             yield transfer_pb2.SubmitRequest(offer=_offer(round, sender))
             at = standing.get()
-            for part in sender.parts(at) if at is not None else ():
-                if self._stopped.is_set():
-                    return
-                yield wire.part_to(part, transfer_pb2.SubmitRequest)
-                if isinstance(part, Chunk):
-                    told(len(part.payload))
+            try:
+                for part in sender.parts(at) if at is not None else ():
+                    if self._stopped.is_set():
+                        return
+                    yield wire.part_to(part, transfer_pb2.SubmitRequest)
+                    if isinstance(part, Chunk):
+                        told(len(part.payload))
+            except FedDiffError as error:  # this is gRPC's thread: hand it to the caller's
+                failed.append(error)
 
         open_commits = set(range(len(sender.transfers)))
         try:
@@ -111,6 +118,8 @@ class Client:
                     open_commits.discard(reply.committed.offer)
         finally:
             standing.put(None)  # the generator may still be waiting, in gRPC's own thread
+        if failed:
+            raise failed[0]
         if open_commits:
             raise ProtocolError(f"the federator left {len(open_commits)} transfers unacknowledged")
 

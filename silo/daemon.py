@@ -157,11 +157,6 @@ class Silo:
         metrics = self._local.trained.metrics()
         if not self._client.report(work.round, "submitting", metrics=metrics):
             return False
-        try:
-            transfers = self._local.outgoing(work.up)
-        except StoreError as error:
-            log.warning("%s", error)
-            return True
         sent = 0
 
         def told(count: int) -> None:
@@ -169,10 +164,15 @@ class Silo:
             sent += count
             self._display.at(sent)
 
-        self._display.begin(f"round {work.round} submitting", sum(each.payload_bytes for each in transfers))
         try:
-            with contextlib.closing(Sender(transfers)) as sender:
+            with contextlib.closing(Sender(self._local.outgoing(work.up))) as sender:
+                total = sum(each.payload_bytes for each in sender.transfers)
+                self._display.begin(f"round {work.round} submitting", total)
                 self._client.submit(work.round, sender, told)
+        except StoreError as error:
+            log.warning("%s; it is encoded again", error)
+            self._local.discard(work.up)
+            return False
         finally:
             self._display.end()
         log.info("round %d is handed in", work.round)

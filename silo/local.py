@@ -163,9 +163,14 @@ class Local:
         found = []
         for manifest in manifests:
             if not committed(self.folder / "outbox", manifest):
-                raise StoreError(f"{manifest.transfer} was damaged on disk and is encoded again")
+                raise StoreError(f"{manifest.transfer} is damaged on disk")
             found.append(Transfer(manifest.path(self.folder / "outbox")))
         return found
+
+    def discard(self, manifests: tuple[Manifest, ...]) -> None:
+        """Throw transfers out of the outbox; they will be encoded again from the trained model."""
+        for manifest in manifests:
+            manifest.path(self.folder / "outbox").unlink(missing_ok=True)
 
     def tidy(self, work: RoundWork) -> None:
         """Delete transfers of other rounds."""

@@ -343,7 +343,7 @@ def test_a_transfer_that_is_not_what_its_manifest_says_is_encoded_again(local: L
     place = up().path(local.folder / "outbox")
     whole = place.read_bytes()
     place.write_bytes(whole[:-5])
-    with pytest.raises(StoreError, match="encoded again"):
+    with pytest.raises(StoreError, match="damaged on disk"):
         local.outgoing((up(),))
     assert next_step(Task("round-1", "", work()), local.progress()).action == "encode"
     local.encode(work(), up())
