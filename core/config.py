@@ -96,6 +96,8 @@ class CodecConfig(Section):
     down: str = "fp32"
     delta: bool = True
     """Send differences from the version that both ends hold, where there is one."""
+    feedback: bool = True
+    """Add what one round's lossy encoding lost to the next one's difference, at both ends (core/feedback.py)."""
     chunk_elements: Annotated[int, Field(ge=1024, le=1 << 20)] = 1 << 16
     """Values in a chunk, 4 bytes each before encoding."""
 
@@ -107,6 +109,18 @@ class CodecConfig(Section):
             if name not in CODECS:
                 raise ValueError(f"there is no codec {name!r}; known: {', '.join(CODECS)}")
         return self
+
+
+class OuterConfig(Section):
+    """The federator's optimizer on the silos' average (federator/outer.py). The default is FedAvg."""
+
+    optimizer: Literal["sgd", "momentum", "nesterov", "adam", "yogi"] = "sgd"
+    learning_rate: Annotated[float, Field(gt=0, le=100)] = 1.0
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    tau: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    """Adam's and Yogi's degree of adaptivity."""
 
 
 class RoundsConfig(Section):
@@ -147,6 +161,7 @@ class FederationConfig(Section):
     training: TrainingConfig = TrainingConfig(epochs=1)
     data: DataConfig = DataConfig()
     codec: CodecConfig = Field(default_factory=CodecConfig)
+    outer: OuterConfig = OuterConfig()
     rounds: RoundsConfig = RoundsConfig()
 
     @model_validator(mode="after")

@@ -85,14 +85,14 @@ class Manifest:
 class Spool:
     """A transfer in the making. Opening it again after a crash finds every chunk that was whole.
 
-    Not for two writers at a time: whoever opens one sees to that.
+    ``fresh`` throws those away. Not for two writers at a time: whoever opens one sees to that.
     """
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    def __init__(self, path: Path, manifest: Manifest, fresh: bool = False) -> None:
         self.path, self.manifest = path, manifest
         self._part = path.with_name(path.name + ".part")
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._file = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (os.O_TRUNC if fresh else 0), 0o644)
         text = manifest.canonical()
         self._digest = hashlib.sha256(text)
         self.chunks = 0

@@ -174,10 +174,14 @@ class WeightsWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: object, trace: TracebackType | None) -> None:
+    def abandon(self) -> None:
+        """Remove what was written; after ``commit`` it does nothing."""
         if self._file >= 0:
             self._close()
             self._temporary.unlink(missing_ok=True)
+
+    def __exit__(self, kind: type[BaseException] | None, value: object, trace: TracebackType | None) -> None:
+        self.abandon()
 
 
 def save(path: Path, vectors: Mapping[str, F32], metadata: Mapping[str, str] | None = None) -> Path:

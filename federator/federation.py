@@ -11,7 +11,7 @@ import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from feddiff.core.config import FederationConfig
@@ -22,26 +22,12 @@ from feddiff.federator.database import Database
 from feddiff.federator.journal import Journal, Round
 from feddiff.federator.ledger import Entry, Ledger
 from feddiff.federator.planner import Assignment, plan_round
+from feddiff.federator.presence import REACHABLE_S, Presence
 from feddiff.federator.roster import Roster
 from feddiff.federator.rounds import Decision, Planned, View
 from feddiff.federator.versions import Versions
 
-REACHABLE_S = 75.0
-"""A silo counts as reachable this long after it was last heard: it asks for its task every 25 s when idle."""
-
 log = logging.getLogger("feddiff.federator")
-
-
-@dataclass
-class Presence:
-    """What is known of a silo only while the process lives. Times of ``time.monotonic``."""
-
-    heard_at: float
-    progress_at: float
-    held: dict[str, int] = field(default_factory=dict)
-    phase: str = "joined"
-    step: int = 0
-    steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -249,7 +235,7 @@ class Federation:
                     progress = max(self._since, known.progress_at) if known else self._since
                     why = "evicted" if each.silo in self.evicted else rejected.get(each.silo)
                     planned[each.silo] = Planned(each.silo in self.committed, progress, why)
-                if len(self.committed) >= self.config.rounds.needed:
+                if len(self.committed - rejected.keys()) >= self.config.rounds.needed:
                     self._quorum_since = self._quorum_since if self._quorum_since is not None else now
             number = 1 if self.round is None else self.round.round + (0 if collecting else 1)
             expected = frozenset(() if self.round is None else self.round.silos) - self.evicted

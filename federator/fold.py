@@ -15,9 +15,11 @@ import numpy as np
 
 from feddiff.core.codec import CODECS
 from feddiff.core.errors import FedDiffError, NotFinite, UpdateRejected
+from feddiff.core.feedback import Feedback, encode
 from feddiff.core.segments import F32
 from feddiff.core.spool import Manifest, Spool, Transfer, checksum
 from feddiff.core.store import WeightsReader, WeightsWriter
+from feddiff.federator.outer import Outer
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,19 @@ class BadUpdate(UpdateRejected):
         self.silo, self.reason = silo, reason
 
 
-def fold(contributions: Sequence[Contribution], base: WeightsReader, into: WeightsWriter, out: Spool) -> None:
-    """Write the weighted mean as the segment's next version, and the transfer that brings it to the silos.
+def fold(
+    contributions: Sequence[Contribution],
+    base: WeightsReader,
+    into: WeightsWriter,
+    out: Spool,
+    outer: Outer | None = None,
+    feedback: Feedback | None = None,
+) -> None:
+    """Write the segment's next version, and the transfer that brings it to the silos.
 
-    ``out.manifest`` says how it is encoded (a delta from ``base``, or absolute). What is published is what a silo
-    decodes, bit for bit, also when the codec loses something. Raises BadUpdate, naming the silo, before anything is
+    That is the weighted mean, or ``outer``'s step towards it. ``out.manifest`` says how it is encoded (a delta from
+    ``base``, or absolute). What is published is what a silo decodes, bit for bit, also when the codec loses something;
+    ``feedback`` carries that loss to the next round. Raises BadUpdate, naming the silo, before anything is
     visible: for an update that is not finite, cannot be decoded, or moves the mean to where the codec cannot follow.
     """
     manifest = out.manifest
@@ -56,21 +66,14 @@ def fold(contributions: Sequence[Contribution], base: WeightsReader, into: Weigh
             mean += each.samples * _decode(each, stream, count, previous).astype(np.float64)
         mean /= total
         try:
-            publish_chunk(index, mean.astype(np.float32), previous, into, out)
+            stepped = mean if outer is None else outer.step(start, previous, mean)
+            values, reference = stepped.astype(np.float32), None if manifest.absolute else previous
+            payload, published = encode(CODECS[manifest.codec], values, reference, start, feedback)
+            out.append(index, payload, checksum(payload))
+            into.write(manifest.segment, start, published)
         except NotFinite as error:
             silo = _heaviest(ordered, index, count, previous)
             raise BadUpdate(silo, f"{manifest.segment} moves the mean beyond {manifest.codec}: {error}") from None
-
-
-def publish_chunk(index: int, values: F32, previous: F32, into: WeightsWriter, out: Spool) -> None:
-    """Encode one chunk for the silos and keep what they will decode."""
-    manifest = out.manifest
-    codec = CODECS[manifest.codec]
-    reference = None if manifest.absolute else previous
-    payload = codec.encode(values, reference)
-    out.append(index, payload, checksum(payload))
-    published = values if codec.lossless else codec.decode(payload, values.size, reference)
-    into.write(manifest.segment, index * manifest.chunk_elements, published)
 
 
 def _heaviest(contributions: Sequence[Contribution], index: int, count: int, previous: F32) -> str:

@@ -3,6 +3,8 @@
     weights/decoder.0@3.safetensors         version 3, the federator's very bits
     published/down.decoder.0.2-3.transfer   what takes a silo from 2 to 3: encoded once, read by all
     published/down.decoder.0.x-3.transfer   version 3 from nothing (a snapshot), made when a silo first needs it
+    moments/decoder.0@3.safetensors         the outer optimizer's moments after that step, if it has any
+    losses/decoder.0@3.safetensors          what encoding it lost, if the codec loses anything
 
 Sits between ``fold`` and the service. Nothing here decides what is current: the journal does.
 """
@@ -10,14 +12,17 @@ Sits between ``fold`` and the service. Nothing here decides what is current: the
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from feddiff.core.codec import CODECS
 from feddiff.core.config import FederationConfig
+from feddiff.core.feedback import Feedback
 from feddiff.core.segments import Layout
 from feddiff.core.spool import Manifest, Spool, Transfer, checksum
 from feddiff.core.store import WeightsReader, WeightsWriter
 from feddiff.federator.fold import Contribution, fold
+from feddiff.federator.outer import Outer
 
 
 def route(held: int | None, target: int, deltas: Mapping[int, int], snapshot: int) -> tuple[int, ...]:
@@ -41,11 +46,18 @@ class Versions:
     def __init__(self, folder: Path, layout: Layout, config: FederationConfig) -> None:
         self.layout, self.config = layout, config
         self._weights, self._published = folder / "weights", folder / "published"
-        self._weights.mkdir(parents=True, exist_ok=True)
-        self._published.mkdir(parents=True, exist_ok=True)
+        self._moments, self._losses = folder / "moments", folder / "losses"
+        for each in (self._weights, self._published, self._moments, self._losses):
+            each.mkdir(parents=True, exist_ok=True)
 
     def weights(self, segment: str, version: int) -> Path:
         return self._weights / f"{segment}@{version}.safetensors"
+
+    def _outer(self, segment: str, version: int) -> Path:
+        return self._moments / f"{segment}@{version}.safetensors"
+
+    def _lost(self, segment: str, version: int) -> Path:
+        return self._losses / f"{segment}@{version}.safetensors"
 
     def manifest(self, segment: str, base: int, version: int) -> Manifest:
         """The downlink transfer from ``base`` (-1: from nothing) to ``version``."""
@@ -116,21 +128,26 @@ class Versions:
     def publish(self, segment: str, base: int, version: int, contributions: list[Contribution]) -> None:
         """Fold updates into the files of a new version. Repeated after a crash, it writes the same bytes again."""
         manifest = self.manifest(segment, base if self.config.codec.delta else -1, version)
-        target = self.path(manifest)
-        target.with_name(target.name + ".part").unlink(missing_ok=True)
-        spool = Spool(target, manifest)
-        try:
-            with (
-                WeightsReader(self.weights(segment, base)) as previous,
-                WeightsWriter(
-                    self.weights(segment, version), {segment: manifest.elements}, {"version": str(version)}
-                ) as writer,
-            ):
-                fold(contributions, previous, writer, spool)
-                spool.commit(spool.digest())
-                writer.commit()
-        finally:
-            spool.close()
+        size, codec = manifest.elements, self.config.codec
+        with ExitStack() as files:
+            spool = files.enter_context(closing(Spool(self.path(manifest), manifest, fresh=True)))
+            previous = files.enter_context(WeightsReader(self.weights(segment, base)))
+            writer = files.enter_context(
+                WeightsWriter(self.weights(segment, version), {segment: size}, {"version": str(version)})
+            )
+            outer = files.enter_context(
+                closing(Outer(self.config.outer, self._outer(segment, base), self._outer(segment, version), size))
+            )
+            feedback = None
+            if codec.feedback and not manifest.absolute and not CODECS[manifest.codec].lossless:
+                lost = Feedback(self._lost(segment, base), self._lost(segment, version), segment, size)
+                feedback = files.enter_context(closing(lost))
+            fold(contributions, previous, writer, spool, outer, feedback)
+            outer.commit()
+            if feedback is not None:
+                feedback.commit()
+            spool.commit(spool.digest())
+            writer.commit()
 
     def publish_initial(self, segment: str, reader: WeightsReader) -> None:
         """Make version 0 of the initial weights: what a silo decodes of its snapshot."""
@@ -147,7 +164,10 @@ class Versions:
 
     def prune(self, current: Mapping[str, int]) -> None:
         """Delete versions older than ``keep_versions`` and the transfers to them; the current one always stays."""
-        for path in [*self._weights.glob("*@*.safetensors"), *self._published.glob("down.*.transfer")]:
+        versioned = [
+            path for each in (self._weights, self._moments, self._losses) for path in each.glob("*@*.safetensors")
+        ]
+        for path in [*versioned, *self._published.glob("down.*.transfer")]:
             if path.suffix == ".safetensors":
                 segment, _, number = path.stem.rpartition("@")
             else:

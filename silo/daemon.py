@@ -41,6 +41,7 @@ class Silo:
         self.name, self._local, self._client, self._display = name, local, client, display
         self._make_learner = make_learner
         self._learner: Learner | None = None
+        self._feedback = True
         self._stopping = threading.Event()
         self._failures = 0
 
@@ -81,6 +82,7 @@ class Silo:
     def _join(self) -> None:
         local = self._local
         config = local.adopt(self._client.join(0, {}, {}, "", ""))
+        self._feedback = config.codec.feedback
         if self._learner is None:
             self._learner = self._make_learner(config)
         learner = self._learner
@@ -100,7 +102,7 @@ class Silo:
                     return False
             elif step.action == "encode":
                 for manifest in step.manifests:
-                    self._local.encode(work, manifest)
+                    self._local.encode(work, manifest, self._feedback)
             else:
                 return self._submit(work)
         return False

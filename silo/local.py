@@ -4,6 +4,7 @@
     held/decoder.0@3.safetensors          published versions, the federator's very bits
     trained/round-3.safetensors           the whole model after the local training (personal segments live here)
     checkpoint.safetensors                inside a round's training
+    lost/decoder.0@3.safetensors          what encoding this segment in round 3 lost, if the codec loses anything
     inbox/ outbox/                        transfers
 
 Each file appears by one rename, so a kill at any moment leaves the state before or after, never between.
@@ -14,11 +15,14 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from feddiff.core.codec import CODECS
 from feddiff.core.config import FederationConfig, parse
 from feddiff.core.errors import ConfigError, FedDiffError, NotFinite, StoreError
+from feddiff.core.feedback import Feedback
+from feddiff.core.feedback import encode as feedback_encode
 from feddiff.core.segments import F32
 from feddiff.core.spool import Manifest, Spool, Transfer, checksum, committed
 from feddiff.core.store import WeightsReader, WeightsWriter, write_atomic
@@ -33,7 +37,7 @@ class Local:
         self.folder = folder
         self.trained = Trained(folder)
         try:
-            for name in ("held", "trained", "inbox", "outbox"):
+            for name in ("held", "trained", "inbox", "outbox", "lost"):
                 (folder / name).mkdir(parents=True, exist_ok=True)
             folder.chmod(0o700)
             self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -111,6 +115,9 @@ class Local:
             if base:
                 base.close()
         place.unlink()
+        if manifest.absolute:  # not a continuation of what this silo's losses were relative to
+            for old in self._losses(manifest.segment):
+                old.unlink()
         for old in (self.folder / "held").glob(f"{manifest.segment}@*.safetensors"):
             if int(old.stem.rpartition("@")[2]) < manifest.version:
                 old.unlink()
@@ -136,27 +143,47 @@ class Local:
 
     # -- out
 
-    def encode(self, work: RoundWork, manifest: Manifest) -> None:
-        """Put one trained segment into the outbox. Raises NotFinite with its name."""
-        codec = CODECS[manifest.codec]
-        base = None if manifest.absolute else WeightsReader(self._held(manifest.segment, manifest.base_version))
-        place = manifest.path(self.folder / "outbox")
-        spool = Spool(place, manifest)
-        try:
-            with self.trained.open() as reader:
+    def encode(self, work: RoundWork, manifest: Manifest, feedback: bool) -> None:
+        """Put one trained segment into the outbox, with what the encoding before lost. Raises NotFinite, by name."""
+        codec, segment = CODECS[manifest.codec], manifest.segment
+        carries = feedback and not codec.lossless and not manifest.absolute
+        with ExitStack() as files:
+            # With feedback the loss of every chunk is needed, also of those that were encoded before a crash.
+            spool = files.enter_context(closing(Spool(manifest.path(self.folder / "outbox"), manifest, fresh=carries)))
+            reader = files.enter_context(self.trained.open())
+            base = lost = None
+            if not manifest.absolute:
+                base = files.enter_context(WeightsReader(self._held(segment, manifest.base_version)))
+            if carries:
+                before, after = self._lost_before(segment, work.round), self._lost(segment, work.round)
+                lost = files.enter_context(closing(Feedback(before, after, segment, manifest.elements)))
+            try:
                 for index in range(spool.chunks, manifest.chunks):
                     start, count = index * manifest.chunk_elements, manifest.count(index)
-                    values = reader.read(manifest.segment, start, count)
-                    previous = base.read(manifest.segment, start, count) if base else None
-                    payload = codec.encode(values, previous)
+                    values = reader.read(segment, start, count)
+                    previous = base.read(segment, start, count) if base else None
+                    payload, _ = feedback_encode(codec, values, previous, start, lost)
                     spool.append(index, payload, checksum(payload))
+            except NotFinite as error:
+                raise NotFinite(f"{segment} after round {work.round}: {error}") from None
+            if lost is not None:
+                lost.commit()
             spool.commit(spool.digest())
-        except NotFinite as error:
-            raise NotFinite(f"{manifest.segment} after round {work.round}: {error}") from None
-        finally:
-            spool.close()
-            if base:
-                base.close()
+        for old in self._losses(segment):
+            if old not in (self._lost(segment, work.round), self._lost_before(segment, work.round)):
+                old.unlink()
+
+    def _lost(self, segment: str, round: int) -> Path:
+        return self.folder / "lost" / f"{segment}@{round}.safetensors"
+
+    def _losses(self, segment: str) -> list[Path]:
+        return list((self.folder / "lost").glob(f"{segment}@*.safetensors"))
+
+    def _lost_before(self, segment: str, round: int) -> Path | None:
+        """What the last encoding of a segment before this round lost."""
+        rounds = [int(path.stem.rpartition("@")[2]) for path in self._losses(segment)]
+        earlier = [each for each in rounds if each < round]
+        return self._lost(segment, max(earlier)) if earlier else None
 
     def outgoing(self, manifests: tuple[Manifest, ...]) -> list[Transfer]:
         """The outbox's transfers; one that is not what its manifest says is thrown away. Raises StoreError."""

@@ -181,7 +181,7 @@ def test_an_empty_folder_has_nothing(local: Local) -> None:
 def test_progress_is_what_is_whole(local: Local) -> None:
     hold(local)
     local.trained.keep(1, {ENCODER: vector(1), DECODER: vector(2)}, None, {})
-    local.encode(work(), up())
+    local.encode(work(), up(), feedback=True)
     before = local.progress()
     assert before == Progress({ENCODER: 0, DECODER: 0}, 1, {up().transfer})
     # What kills leave behind: a version, a training and transfers in the making, and a stale transfer.
@@ -217,14 +217,14 @@ def test_a_kill_after_the_version_and_before_the_old_one_is_gone(local: Local) -
 def test_a_kill_while_encoding(local: Local) -> None:
     hold(local)
     local.trained.keep(1, {ENCODER: vector(1), DECODER: vector(2)}, None, {})
-    local.encode(work(), up())
+    local.encode(work(), up(), feedback=True)
     place = up().path(local.folder / "outbox")
     whole = place.read_bytes()
     for kept in (10, len(whole) // 2, len(whole) - 1):
         place.unlink()
         place.with_name(place.name + ".part").write_bytes(whole[:kept])
         assert next_step(Task("round-1", "", work()), local.progress()).action == "encode"
-        local.encode(work(), up())
+        local.encode(work(), up(), feedback=True)
         assert place.read_bytes() == whole
     assert next_step(Task("round-1", "", work()), local.progress()).action == "submit"
 
@@ -232,7 +232,7 @@ def test_a_kill_while_encoding(local: Local) -> None:
 def test_transfers_of_other_rounds_are_tidied_away(local: Local) -> None:
     hold(local)
     local.trained.keep(1, {ENCODER: vector(1), DECODER: vector(2)}, None, {})
-    local.encode(work(), up())
+    local.encode(work(), up(), feedback=True)
     current = RoundWork(1, (down(0, 1),), (up(),), {}, (), 7)
     received(local, down(0, 1), vector(3), vector(1))
     for box, name in (
@@ -310,7 +310,7 @@ def test_what_was_trained_is_what_the_other_end_decodes(local: Local, tmp_path: 
     values = (vector(1) + 0.01 * vector(2)).astype(np.float32)
     local.trained.keep(1, {ENCODER: vector(0), DECODER: values}, {DECODER: vector(9)}, {})
     manifest = up(base, codec)
-    local.encode(work(), manifest)
+    local.encode(work(), manifest, feedback=True)
     [transfer] = local.outgoing((manifest,))
     assert transfer.manifest == manifest
     other = Local(tmp_path / "other")
@@ -332,20 +332,20 @@ def test_weights_that_are_not_finite_never_leave(local: Local) -> None:
     values[777] = np.nan
     local.trained.keep(1, {ENCODER: vector(0), DECODER: values}, None, {})
     with pytest.raises(NotFinite, match=r"decoder\.0 after round 1"):
-        local.encode(work(), up())
+        local.encode(work(), up(), feedback=True)
     assert local.progress().encoded == set()
 
 
 def test_a_transfer_that_is_not_what_its_manifest_says_is_encoded_again(local: Local) -> None:
     hold(local)
     local.trained.keep(1, {ENCODER: vector(0), DECODER: vector(2)}, None, {})
-    local.encode(work(), up())
+    local.encode(work(), up(), feedback=True)
     place = up().path(local.folder / "outbox")
     whole = place.read_bytes()
     place.write_bytes(whole[:-5])
     with pytest.raises(StoreError, match="damaged on disk"):
         local.outgoing((up(),))
     assert next_step(Task("round-1", "", work()), local.progress()).action == "encode"
-    local.encode(work(), up())
+    local.encode(work(), up(), feedback=True)
     assert place.read_bytes() == whole
     assert [payload for _, payload, _ in Transfer(place).chunks()]
