@@ -23,6 +23,10 @@ class Perturber:
     def __init__(self, samples: int, size: float = 1e-3) -> None:
         self.samples, self._size = samples, size
 
+    def initial(self) -> Mapping[str, F32]:
+        """Nothing: this learner knows no model."""
+        return {}
+
     def learn(
         self, start: Mapping[str, F32], ema: Mapping[str, F32] | None, seed: int, checkpoint: Path, told: Told
     ) -> Learned | None:

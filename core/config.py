@@ -89,11 +89,20 @@ class DataConfig(Section):
         return self
 
 
+class SegmentCodec(Section):
+    """Codecs of one segment or part; what is not given is as for all."""
+
+    up: str | None = None
+    down: str | None = None
+
+
 class CodecConfig(Section):
     """How segments are encoded on the wire (core/codec.py)."""
 
     up: str = "fp32"
     down: str = "fp32"
+    segments: dict[str, SegmentCodec] = {}
+    """Other codecs for a segment (``decoder.out``) or a part (``decoder``); the longer name wins."""
     delta: bool = True
     """Send differences from the version that both ends hold, where there is one."""
     feedback: bool = True
@@ -105,10 +114,20 @@ class CodecConfig(Section):
     def _known(self) -> Self:
         from feddiff.core.codec import CODECS
 
-        for name in (self.up, self.down):
+        named = [each for segment in self.segments.values() for each in (segment.up, segment.down) if each is not None]
+        for name in (self.up, self.down, *named):
             if name not in CODECS:
                 raise ValueError(f"there is no codec {name!r}; known: {', '.join(CODECS)}")
         return self
+
+    def of(self, segment: str, direction: Literal["up", "down"]) -> str:
+        """The codec of a segment in one direction."""
+        chosen, length = getattr(self, direction), -1
+        for name, codec in self.segments.items():
+            fits = segment == name or segment.startswith(f"{name}.")
+            if fits and len(name) > length and getattr(codec, direction) is not None:
+                chosen, length = getattr(codec, direction), len(name)
+        return str(chosen)
 
 
 class OuterConfig(Section):
@@ -154,6 +173,8 @@ class FederationConfig(Section):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")] = "federation"
     plan: Policy = "full"
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
+    initial: Literal["send", "seed"] = "send"
+    """seed: silos make the initial model themselves, and fetch it only if its digest is not the federator's."""
     keep_versions: Annotated[int, Field(ge=1, le=1_000_000)] = 2
     """How many published versions of a segment stay on the federator's disk."""
     model: dict[str, Any]

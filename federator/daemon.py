@@ -57,9 +57,12 @@ def open_federation(folder: Path, config: FederationConfig) -> Federation:
             " restore the file, or begin a new federation in an empty folder"
         )
     if known is None:
+        for name in config.codec.segments:
+            layout.select(name)
         with WeightsReader(folder / "initial.safetensors") as reader:
             for segment in layout.names:
                 federation.versions.publish_initial(segment, reader)
+        federation.journal.note("initial", federation.versions.initial_digest())
         federation.journal.publish(dict.fromkeys(layout.names, 0), None, (), time.time())
         federation.journal.note("config", config.digest)
         federation.current = federation.journal.current()

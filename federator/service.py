@@ -70,6 +70,7 @@ class FederationService(federation_pb2_grpc.FederationServicer):
             config=config.canonical(),
             config_digest=config.digest,
             layout_digest=self._federation.layout.digest,
+            initial_digest=self._federation.journal.fact("initial") or "",
         )
         return self._counted(silo, request, reply)
 

@@ -11,6 +11,7 @@ Sits between ``fold`` and the service. Nothing here decides what is current: the
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -64,7 +65,7 @@ class Versions:
         codec = self.config.codec
         # A snapshot must bring the published bits exactly. Sums of rounded deltas are not rounded numbers themselves,
         # so with a lossy delta codec only fp32 can carry them.
-        name = codec.down if base >= 0 or not codec.delta else "fp32"
+        name = codec.of(segment, "down") if base >= 0 or not codec.delta else "fp32"
         return Manifest(
             f"down.{segment}.{'x' if base < 0 else base}-{version}",
             segment,
@@ -83,7 +84,7 @@ class Versions:
             segment,
             base if codec.delta else -1,
             round,
-            codec.up,
+            codec.of(segment, "up"),
             self.layout[segment].size,
             codec.chunk_elements,
         )
@@ -161,6 +162,16 @@ class Versions:
                     values = codec.decode(codec.encode(values, None), count, None)
                 writer.write(segment, start, values)
             writer.commit()
+
+    def initial_digest(self) -> str:
+        """SHA-256 of version 0 of all segments in layout order, hexadecimal."""
+        digest = hashlib.sha256()
+        for segment in self.layout.segments:
+            with WeightsReader(self.weights(segment.name, 0)) as reader:
+                for start in range(0, segment.size, self.config.codec.chunk_elements):
+                    count = min(self.config.codec.chunk_elements, segment.size - start)
+                    digest.update(reader.read(segment.name, start, count).data)
+        return digest.hexdigest()
 
     def prune(self, current: Mapping[str, int]) -> None:
         """Delete versions older than ``keep_versions`` and the transfers to them; the current one always stays."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,14 @@ from feddiff.v1 import federation_pb2_grpc, transfer_pb2
 PATIENCE_S = 25.0
 ANSWER_S = 30.0
 """How long a small question may take. Streams have no such limit: keepalive tells a dead link from a slow one."""
+
+
+@dataclass(frozen=True)
+class Welcome:
+    """The federation's rules, as canonical JSON, and the digest of its initial weights."""
+
+    rules: bytes
+    initial_digest: str
 
 
 class Client:
@@ -43,7 +52,7 @@ class Client:
         held: Mapping[str, int],
         device: str,
         layout_digest: str,
-    ) -> bytes:
+    ) -> Welcome:
         """Introduce the silo; returns the federation's rules. With 0 samples it only asks for the rules."""
         request = pb.JoinRequest(
             protocol=wire.PROTOCOL,
@@ -55,7 +64,7 @@ class Client:
             layout_digest=layout_digest,
         )
         reply = self._ask(self._stub.Join, request, ANSWER_S)
-        return bytes(reply.config)
+        return Welcome(reply.config, reply.initial_digest)
 
     def task(self, known: str, held: Mapping[str, int]) -> Task:
         """What to do; waits up to ``PATIENCE_S`` while it is still ``known``."""

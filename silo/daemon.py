@@ -81,11 +81,18 @@ class Silo:
 
     def _join(self) -> None:
         local = self._local
-        config = local.adopt(self._client.join(0, {}, {}, "", ""))
+        welcome = self._client.join(0, {}, {}, "", "")
+        config = local.adopt(welcome.rules)
         self._feedback = config.codec.feedback
         if self._learner is None:
             self._learner = self._make_learner(config)
         learner = self._learner
+        if config.initial == "seed" and not local.held():
+            made = learner.initial()
+            if local.keep_initial(made, welcome.initial_digest):
+                log.info("the initial model is made here from the seed, bit for bit the federator's")
+            else:
+                log.warning("the initial model made here is not the federator's: it is fetched")
         self._client.join(learner.samples, learner.labels, local.held(), learner.device, learner.layout_digest)
         log.info("%s is in %s with %d images (%s)", self.name, config.name, learner.samples, learner.device)
 

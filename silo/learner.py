@@ -41,6 +41,10 @@ class Learner(Protocol):
     @property
     def layout_digest(self) -> str: ...
 
+    def initial(self) -> Mapping[str, F32]:
+        """The model of the federation's seed, by segment in layout order."""
+        ...
+
     def learn(
         self, start: Mapping[str, F32], ema: Mapping[str, F32] | None, seed: int, checkpoint: Path, told: Told
     ) -> Learned | None:
@@ -69,6 +73,11 @@ class ImageLearner:
         self.device = torch.cuda.get_device_name() if cuda else f"cpu, {torch.get_num_threads()} threads"
         self.layout: Layout = diffusion.layout(config)
         self.layout_digest = self.layout.digest
+
+    def initial(self) -> Mapping[str, F32]:
+        from feddiff.core import diffusion
+
+        return self._vectors(diffusion.initial_state(self.config))
 
     def learn(
         self, start: Mapping[str, F32], ema: Mapping[str, F32] | None, seed: int, checkpoint: Path, told: Told

@@ -13,8 +13,10 @@ Each file appears by one rename, so a kill at any moment leaves the state before
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
+from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -25,7 +27,7 @@ from feddiff.core.feedback import Feedback
 from feddiff.core.feedback import encode as feedback_encode
 from feddiff.core.segments import F32
 from feddiff.core.spool import Manifest, Spool, Transfer, checksum, committed
-from feddiff.core.store import WeightsReader, WeightsWriter, write_atomic
+from feddiff.core.store import WeightsReader, WeightsWriter, save, write_atomic
 from feddiff.silo.session import Progress, RoundWork
 from feddiff.silo.trained import Trained
 
@@ -121,6 +123,17 @@ class Local:
         for old in (self.folder / "held").glob(f"{manifest.segment}@*.safetensors"):
             if int(old.stem.rpartition("@")[2]) < manifest.version:
                 old.unlink()
+
+    def keep_initial(self, vectors: Mapping[str, F32], digest: str) -> bool:
+        """Hold weights made here as version 0, if they are the federator's bit for bit. By segment, in layout order."""
+        found = hashlib.sha256()
+        for vector in vectors.values():
+            found.update(vector.data)
+        if found.hexdigest() != digest:
+            return False
+        for segment, vector in vectors.items():
+            save(self._held(segment, 0), {segment: vector})
+        return True
 
     # -- training
 

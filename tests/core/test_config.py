@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feddiff.core.config import MAX_CONFIG_BYTES, FederationConfig, from_table, load, parse
+from feddiff.core.config import MAX_CONFIG_BYTES, CodecConfig, FederationConfig, from_table, load, parse
 from feddiff.core.errors import ConfigError
 from feddiff.core.presets import PRESETS
 
@@ -238,3 +238,17 @@ class TestCanonical:
     def test_more_than_a_federation_needs_is_not_read(self) -> None:
         with pytest.raises(ConfigError, match="at most"):
             parse(b" " * (MAX_CONFIG_BYTES + 1))
+
+
+def test_a_segments_codec_is_that_of_the_longest_name_that_fits() -> None:
+    codec = CodecConfig.model_validate(
+        {
+            "up": "bf16",
+            "segments": {"decoder": {"up": "fp16"}, "decoder.1": {"down": "fp16"}, "decoder.out": {"up": "fp32"}},
+        }
+    )
+    found = {name: (codec.of(name, "up"), codec.of(name, "down")) for name in ("encoder.1", "decoder.1", "decoder.out")}
+    assert found == {"encoder.1": ("bf16", "fp32"), "decoder.1": ("fp16", "fp16"), "decoder.out": ("fp32", "fp32")}
+    assert codec.of("decoder.11", "down") == "fp32"
+    with pytest.raises(ValueError, match="no codec"):
+        CodecConfig.model_validate({"segments": {"decoder": {"up": "zip"}}})

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import stat
 import subprocess
@@ -349,3 +350,12 @@ def test_a_transfer_that_is_not_what_its_manifest_says_is_encoded_again(local: L
     local.encode(work(), up(), feedback=True)
     assert place.read_bytes() == whole
     assert [payload for _, payload, _ in Transfer(place).chunks()]
+
+
+def test_initial_weights_made_here_are_held_only_if_they_are_the_federators(local: Local) -> None:
+    made = {ENCODER: vector(1), DECODER: vector(2)}
+    digest = hashlib.sha256(made[ENCODER].tobytes() + made[DECODER].tobytes()).hexdigest()
+    assert not local.keep_initial({ENCODER: vector(1), DECODER: vector(3)}, digest)
+    assert local.held() == {}
+    assert local.keep_initial(made, digest)
+    assert local.held() == {ENCODER: 0, DECODER: 0}

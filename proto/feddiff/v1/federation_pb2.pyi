@@ -41,20 +41,22 @@ class JoinRequest(_message.Message):
     def __init__(self, protocol: _Optional[int] = ..., software: _Optional[str] = ..., samples: _Optional[int] = ..., labels: _Optional[_Mapping[str, int]] = ..., held: _Optional[_Iterable[_Union[Held, _Mapping]]] = ..., device: _Optional[str] = ..., layout_digest: _Optional[str] = ...) -> None: ...
 
 class JoinReply(_message.Message):
-    __slots__ = ("protocol", "software", "federation", "config", "config_digest", "layout_digest")
+    __slots__ = ("protocol", "software", "federation", "config", "config_digest", "layout_digest", "initial_digest")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_FIELD_NUMBER: _ClassVar[int]
     FEDERATION_FIELD_NUMBER: _ClassVar[int]
     CONFIG_FIELD_NUMBER: _ClassVar[int]
     CONFIG_DIGEST_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    INITIAL_DIGEST_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     software: str
     federation: str
     config: bytes
     config_digest: str
     layout_digest: str
-    def __init__(self, protocol: _Optional[int] = ..., software: _Optional[str] = ..., federation: _Optional[str] = ..., config: _Optional[bytes] = ..., config_digest: _Optional[str] = ..., layout_digest: _Optional[str] = ...) -> None: ...
+    initial_digest: str
+    def __init__(self, protocol: _Optional[int] = ..., software: _Optional[str] = ..., federation: _Optional[str] = ..., config: _Optional[bytes] = ..., config_digest: _Optional[str] = ..., layout_digest: _Optional[str] = ..., initial_digest: _Optional[str] = ...) -> None: ...
 
 class TaskRequest(_message.Message):
     __slots__ = ("known_task", "patience_s", "held")
