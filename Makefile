@@ -11,12 +11,13 @@ CONTRACT := $(wildcard proto/feddiff/v1/*.proto)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-slow format proto wheel clean
+.PHONY: help setup demo test test-slow bench-codec format proto wheel clean
 
 help:
 	@echo 'make demo [PLAN=full|usplit|ulatdec|udec]   a small federation on this machine; results in demo-run/'
 	@echo 'make test                                   format, lint, types, tests'
 	@echo 'make test-slow                              the tests that take minutes'
+	@echo 'make bench-codec                            ratio, speed and error of every codec on real training'
 	@echo 'make format                                 let ruff put the sources in order'
 	@echo 'make proto                                  write the generated code of proto/ anew'
 	@echo 'make wheel                                  dist/feddiff-*.whl'
@@ -53,6 +54,9 @@ test: $(SETUP) $(TYPING)/.linked
 
 test-slow: $(SETUP)
 	$(BIN)/pytest -m slow
+
+bench-codec: $(SETUP)
+	$(BIN)/python -m feddiff.bench.codec
 
 format: $(SETUP)
 	$(BIN)/ruff check --fix .

@@ -3,17 +3,20 @@
 Third noun of the way of the data: a segment's vector is cut into chunks, each encoded here on its own, as
 it is or as a delta from the version that both ends hold; it knows no rounds, silos or messages.
 
-Every codec ends the same way: its words are split into byte planes (the bytes of equal significance side by
-side, as in Blosc's shuffle filter), least significant first, and the planes become one zstd frame (RFC
-8878) that states its content size. The frame is checked against the size that the receiver expects before
-anything is allocated. Words are taken apart by shifts, so the bytes are the same on every machine.
+Every codec ends the same way: its bytes become one zstd frame (RFC 8878) that states its content size, which is
+checked against the size that the receiver expects before anything is allocated. Words are split into byte planes (the
+bytes of equal significance side by side, as in Blosc's shuffle filter), least significant first; they are taken apart
+by shifts, so the bytes are the same on every machine.
 
     fp32  lossless, bit for bit. A delta is the difference of the bit patterns modulo 2^32, zigzag mapped:
           unlike a float difference it can be undone exactly, and near values still give small numbers.
     fp16  the value, or its difference from the base, rounded to IEEE 754 half precision, ties to even
     bf16  the same, rounded to bfloat16 (the upper half of a float32), ties to even
+    int8, int4, int2      whole multiples of a step, of 8 bits a value, or of about 4 or 2 once zstd has coded them
+    topk, topk3, topk10   the 1, 3 or 10 % that are largest, the rest zero (core/quantize.py has both, and their errors)
 
-A further lossy codec is a ``narrow``, a ``widen`` and a ``size`` for ``_lossy``, and a place in ``CODECS``.
+A further lossy codec is a ``narrow``, a ``widen`` and a ``size`` for ``_lossy``, and a place in ``CODECS``. What one
+round's int* or topk* loses, error feedback adds to the next (core/feedback.py); topk* must not go without it.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 import zstandard
 
+from feddiff.core import quantize
 from feddiff.core.errors import ConfigError, DigestMismatch, NotFinite, ProtocolError, TooLarge, WrongShape
 from feddiff.core.segments import F32
 
@@ -79,7 +83,7 @@ def _fp32_encode(values: F32, base: F32 | None) -> bytes:
         signs = words.view(np.int32) >> 31
         words <<= np.uint32(1)
         words ^= signs.view(np.uint32)
-    return _pack(_planes(words))
+    return _pack(_planes(words)) if values.size else b""
 
 
 def _fp32_decode(payload: bytes, count: int, base: F32 | None) -> F32:
@@ -101,7 +105,7 @@ def _lossy(
 ) -> Codec:
     """A codec that rounds a value, or its float32 difference from the base.
 
-    ``narrow`` makes ``size(count)`` bytes of ``count`` finite values, ``widen`` a new vector of such bytes.
+    ``narrow`` makes ``size(count)`` bytes of ``count`` > 0 finite values, ``widen`` a new vector of such bytes.
     """
 
     def encode(values: F32, base: F32 | None) -> bytes:
@@ -110,11 +114,12 @@ def _lossy(
             with np.errstate(over="ignore", invalid="ignore"):
                 values = values - base
             _refuse(values, _INFINITY, "is too far from its base for float32; send absolute values")
-        return _pack(narrow(values))
+        return _pack(narrow(values)) if values.size else b""
 
     def decode(payload: bytes, count: int, base: F32 | None) -> F32:
         _check_base(count, base)
-        values = widen(_unpack(payload, count, size(count)), count)
+        body = _unpack(payload, count, size(count))
+        values = widen(body, count) if count else np.empty(0, np.float32)
         if base is not None:
             with np.errstate(over="ignore", invalid="ignore"):
                 values += base
@@ -198,9 +203,7 @@ def _words(planes: _U8, count: int, dtype: type[np.unsignedinteger[Any]]) -> npt
 
 
 def _pack(body: _U8) -> bytes:
-    """One zstd frame; no bytes for no values."""
-    if not body.size:
-        return b""
+    """One zstd frame."""
     # A new compressor for each call: they are cheap, and must not be shared between threads.
     zstd = zstandard.ZstdCompressor(level=LEVEL, write_checksum=False, write_content_size=True)
     return zstd.compress(body.data)
@@ -240,5 +243,6 @@ CODECS: Mapping[str, Codec] = _registry(
     Codec("fp32", True, _fp32_encode, _fp32_decode),
     _lossy("fp16", lambda count: 2 * count, _fp16_narrow, _fp16_widen),
     _lossy("bf16", lambda count: 2 * count, _bf16_narrow, _bf16_widen),
+    *(_lossy(name, each.size, each.narrow, each.widen) for name, each in quantize.QUANTISERS.items()),
 )
 """All codecs there are. The registry is closed: a manifest that names another is refused."""

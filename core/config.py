@@ -13,158 +13,25 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from feddiff.core.errors import ConfigError
 from feddiff.core.presets import PRESETS
+from feddiff.core.sections import (
+    CodecConfig,
+    DataConfig,
+    DiffusionConfig,
+    OuterConfig,
+    RoundsConfig,
+    Section,
+    TrainingConfig,
+)
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_SAMPLE_SIZE = 4096
 """Pixels along one side of an image."""
 Policy = Literal["full", "usplit", "ulatdec", "udec"]
 POLICIES: tuple[Policy, ...] = ("full", "usplit", "ulatdec", "udec")
-
-Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
-Seconds = Annotated[float, Field(gt=0, le=31_536_000)]
-
-
-class Section(BaseModel):
-    """A table of the TOML file: immutable, strict about its keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DiffusionConfig(Section):
-    """The forward process and how the model is asked about it (Ho et al. 2020; ``v``: Salimans & Ho 2022)."""
-
-    timesteps: Annotated[int, Field(ge=2, le=10_000)] = 1000
-    """T, the number of noise levels."""
-    schedule: Literal["linear", "cosine"] = "linear"
-    beta_start: Annotated[float, Field(gt=0, lt=1)] = 1e-4
-    beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.02
-    prediction: Literal["epsilon", "v"] = "epsilon"
-    loss: Literal["mse", "huber"] = "mse"
-
-    @model_validator(mode="after")
-    def _noise_grows(self) -> Self:
-        if self.beta_start > self.beta_end:
-            raise ValueError(f"beta_start {self.beta_start} is more than beta_end {self.beta_end}")
-        return self
-
-
-class TrainingConfig(Section):
-    """The local training of one silo in one round. Exactly one of ``epochs`` and ``steps`` is set."""
-
-    epochs: Annotated[int, Field(ge=1, le=100_000)] | None = None
-    steps: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
-    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 64
-    optimizer: Literal["adam", "adamw"] = "adam"
-    learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-4
-    weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.0
-    horizontal_flip: bool = False
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Decay of the silo's own exponential moving average, kept for sampling and never sent; 0 keeps none."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bfloat16 autocast on a GPU that has it, float32 on a CPU."""
-    threads: Annotated[int, Field(ge=0, le=1024)] = 0
-    """CPU threads of the training; 0 leaves torch's choice."""
-
-    @model_validator(mode="after")
-    def _epochs_or_steps(self) -> Self:
-        if (self.epochs is None) == (self.steps is None):
-            raise ValueError("set exactly one of epochs and steps")
-        return self
-
-
-class DataConfig(Section):
-    """How every silo reads its images."""
-
-    classes: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = ()
-    """Names of the labels, in order; a silo's sub-folders are matched with them. Empty: no labels."""
-
-    @model_validator(mode="after")
-    def _distinct(self) -> Self:
-        if len(set(self.classes)) != len(self.classes):
-            raise ValueError("classes names one label twice")
-        return self
-
-
-class SegmentCodec(Section):
-    """Codecs of one segment or part; what is not given is as for all."""
-
-    up: str | None = None
-    down: str | None = None
-
-
-class CodecConfig(Section):
-    """How segments are encoded on the wire (core/codec.py)."""
-
-    up: str = "fp32"
-    down: str = "fp32"
-    segments: dict[str, SegmentCodec] = {}
-    """Other codecs for a segment (``decoder.out``) or a part (``decoder``); the longer name wins."""
-    delta: bool = True
-    """Send differences from the version that both ends hold, where there is one."""
-    feedback: bool = True
-    """Add what one round's lossy encoding lost to the next one's difference, at both ends (core/feedback.py)."""
-    chunk_elements: Annotated[int, Field(ge=1024, le=1 << 20)] = 1 << 16
-    """Values in a chunk, 4 bytes each before encoding."""
-
-    @model_validator(mode="after")
-    def _known(self) -> Self:
-        from feddiff.core.codec import CODECS
-
-        named = [each for segment in self.segments.values() for each in (segment.up, segment.down) if each is not None]
-        for name in (self.up, self.down, *named):
-            if name not in CODECS:
-                raise ValueError(f"there is no codec {name!r}; known: {', '.join(CODECS)}")
-        return self
-
-    def of(self, segment: str, direction: Literal["up", "down"]) -> str:
-        """The codec of a segment in one direction."""
-        chosen, length = getattr(self, direction), -1
-        for name, codec in self.segments.items():
-            fits = segment == name or segment.startswith(f"{name}.")
-            if fits and len(name) > length and getattr(codec, direction) is not None:
-                chosen, length = getattr(codec, direction), len(name)
-        return str(chosen)
-
-
-class OuterConfig(Section):
-    """The federator's optimizer on the silos' average (federator/outer.py). The default is FedAvg."""
-
-    optimizer: Literal["sgd", "momentum", "nesterov", "adam", "yogi"] = "sgd"
-    learning_rate: Annotated[float, Field(gt=0, le=100)] = 1.0
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    tau: Annotated[float, Field(gt=0, le=1)] = 1e-3
-    """Adam's and Yogi's degree of adaptivity."""
-
-
-class RoundsConfig(Section):
-    """When a round opens and when it is closed (federator/rounds.py)."""
-
-    count: Count = 10
-    participants: Annotated[int, Field(ge=1, le=10_000)] = 2
-    """The first round waits for this many silos."""
-    quorum: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    """A round needs this many updates; unset: as many as participants."""
-    grace: Seconds = 300.0
-    """Seconds that stragglers are given once the quorum is in."""
-    deadline: Seconds = 900.0
-    """Seconds without any sign of progress after which a silo is no longer waited for."""
-
-    @model_validator(mode="after")
-    def _quorum_fits(self) -> Self:
-        if self.quorum is not None and self.quorum > self.participants:
-            raise ValueError(f"quorum {self.quorum} is more than participants {self.participants}")
-        return self
-
-    @property
-    def needed(self) -> int:
-        """Updates that a round cannot do without."""
-        return self.participants if self.quorum is None else self.quorum
 
 
 class FederationConfig(Section):
@@ -236,7 +103,7 @@ def load(path: Path) -> FederationConfig:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist; `feddiff-federator init` writes one") from None
+        raise ConfigError(f"{path} does not exist; name the federation's file with --config") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: {error}") from None
     return from_table(table, str(path))

@@ -9,10 +9,13 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import resource
+import sqlite3
 import sys
+import traceback
 from collections.abc import Callable
 
-from feddiff.core.errors import FedDiffError
+from feddiff.core.errors import FedDiffError, StoreError
 
 INTERRUPTED = 130
 DEFECT = 70
@@ -32,6 +35,15 @@ def run(program: str, command: Callable[[], int]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except (OSError, sqlite3.Error) as error:  # a full or failing disk, no more open files
+        if os.environ.get("FEDDIFF_DEBUG"):
+            raise
+        print(f"{program}: The machine refuses: {' '.join(str(error).split())}", file=sys.stderr)
+        return StoreError.exit_code
+    except Exception:
+        traceback.print_exc()
+        print(f"{program}: a defect of feddiff; please report it with the lines above", file=sys.stderr)
+        return DEFECT
 
 
 def one_heap() -> None:
@@ -39,6 +51,12 @@ def one_heap() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(-8, 1)  # M_ARENA_MAX, malloc.h
+
+
+def many_files() -> None:
+    """Take all the open files that the system allows: every silo needs a socket, and its spools."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def log_lines(verbose: bool) -> None:

@@ -154,6 +154,23 @@ def grid(images: npt.NDArray[np.uint8], columns: int, scale: int = 1) -> Image.I
     return Image.fromarray(sheet[..., 0] if channels == 1 else sheet)
 
 
+def draw(
+    config: FederationConfig,
+    state: Mapping[str, npt.NDArray[Any]],
+    out: Path,
+    count: int,
+    steps: int,
+    seed: int,
+    scale: int,
+) -> None:
+    """Sample a grid of images into a picture file. Raises ConfigError for a name that cannot be one, at once."""
+    if out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp") or not out.parent.is_dir():
+        raise ConfigError(f"--out {out}: the name of a picture in a folder that exists was expected, e.g. grid.png")
+    if count < 1 or scale < 1:
+        raise ConfigError(f"--count and --scale must be at least 1 (got {count} and {scale})")
+    grid(sample(config, state, count, steps=steps, seed=seed), config.columns(count), scale).save(out)
+
+
 def export(config: FederationConfig, state: Mapping[str, npt.NDArray[Any]], folder: Path) -> None:
     """Write a folder for ``DDPMPipeline.from_pretrained``; its ``unet`` is one for ``UNet2DModel``'s.
 

@@ -87,7 +87,7 @@ def issue_client(
     role: Literal["silo", "operator"],
     name: str,
     now: datetime,
-    days: int = 90,
+    days: int = 365,
 ) -> bytes:
     """A client certificate for the key of a request. Nothing else of the request is looked at.
 

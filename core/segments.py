@@ -166,6 +166,13 @@ class Layout:
             )
         return layout
 
+    def scatter(self, vectors: Mapping[str, F32]) -> dict[str, F32]:
+        """Every parameter by name, as views into the segments' vectors. Raises WrongShape."""
+        state: dict[str, F32] = {}
+        for segment in self.segments:
+            state |= segment.scatter(vectors[segment.name])
+        return state
+
     @property
     def digest(self) -> str:
         """SHA-256 of ``to_json()``, hexadecimal: unless it is equal at both ends, their segments differ."""

@@ -59,6 +59,7 @@ _STATUS: dict[type[errors.FedDiffError], grpc.StatusCode] = {
     errors.TransferError: grpc.StatusCode.ABORTED,
     errors.RoundError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.UpdateRejected: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.FederatorUnavailable: grpc.StatusCode.UNAVAILABLE,
     errors.FedDiffError: grpc.StatusCode.INTERNAL,
 }
 _CLASSES = {
@@ -91,13 +92,21 @@ def caller(context: grpc.ServicerContext, *roles: Role) -> Identity:
 
 
 def add_health(server: grpc.Server) -> None:
-    """The standard gRPC health service: everything that serves is healthy while it serves."""
-    from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+    """The standard gRPC health service: everything that serves is healthy while it serves.
 
-    servicer = health.HealthServicer()
-    for name in ("", "feddiff.v1.Federation", "feddiff.v1.Enrollment"):
-        servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    Without ``Watch``: its streams, one thread each, would be open to whoever ever had an invitation.
+    """
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
+        def Check(  # noqa: N802
+            self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext
+        ) -> health_pb2.HealthCheckResponse:
+            if request.service not in ("", "feddiff.v1.Federation", "feddiff.v1.Enrollment"):
+                context.abort(grpc.StatusCode.NOT_FOUND, "no such service")
+            return health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
+
+    health_pb2_grpc.add_HealthServicer_to_server(Health(), server)
 
 
 class ErrorInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
@@ -115,6 +124,9 @@ class ErrorInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
 
         def fail(context: grpc.ServicerContext, error: errors.FedDiffError) -> NoReturn:
             self._refused(method, context.peer(), error)
+            if isinstance(error, errors.StoreError):
+                # Its disk is the federator's own affair: no silo may end over it, or learn of its paths.
+                error = errors.FederatorUnavailable("it has trouble with its own disk; its log says more")
             context.set_trailing_metadata(((ERROR_KEY, type(error).__name__),))
             code = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
             context.abort(code, str(error)[:1000])
@@ -157,7 +169,7 @@ def raised(error: grpc.RpcError) -> errors.FedDiffError:
     kind = _CLASSES.get(str(trailing.get(ERROR_KEY)))
     if kind is not None:
         return kind(details)
-    if call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+    if call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and "oncurrent" not in details:
         return errors.TooLarge(details)
     if call.code() in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INVALID_ARGUMENT):
         return errors.ProtocolError(f"the federator does not understand this silo: {details}")

@@ -115,6 +115,7 @@ def _serve(options: argparse.Namespace) -> int:
 
     handshakes.watch()
     console.one_heap()
+    console.many_files()
     console.log_lines(options.verbose)
     from feddiff.core.config import load
     from feddiff.federator import site

@@ -12,17 +12,20 @@ import logging
 import os
 import shutil
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
 from concurrent import futures
+from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
 
-from feddiff.core import wire
+from feddiff.core import trust, wire
 from feddiff.core.config import FederationConfig
 from feddiff.core.errors import ConfigError, FedDiffError, StoreError
+from feddiff.core.identity import load_certificate
 from feddiff.core.spool import Transfer
 from feddiff.core.store import WeightsReader
 from feddiff.federator import operator
@@ -33,6 +36,7 @@ from feddiff.federator.fold import BadUpdate, Contribution
 from feddiff.federator.initial import prepare
 from feddiff.federator.intake import Intake
 from feddiff.federator.journal import Round
+from feddiff.federator.lookout import look
 from feddiff.federator.rounds import Decision, decide
 from feddiff.federator.service import FederationService
 from feddiff.federator.traffic import Traffic
@@ -84,6 +88,7 @@ class Federator:
         federation = self.federation
         authority, authority_key = (folder / "ca.pem").read_bytes(), (folder / "ca.key").read_bytes()
         identity = ((folder / "server.key").read_bytes(), (folder / "server.pem").read_bytes())
+        _check_certificate(identity[1])
 
         def roots() -> grpc.ServerCertificateConfiguration:
             trusted = [authority, *federation.roster.invitation_certificates()]
@@ -147,7 +152,7 @@ class Federator:
 
     def _step(self, told: Callable[[Round], None]) -> bool:
         federation = self.federation
-        decision = decide(time.monotonic(), federation.view(time.monotonic()), federation.config.rounds)
+        decision = decide(time.monotonic(), look(federation, time.monotonic()), federation.config.rounds)
         if decision.reason != federation.decision.reason or decision.action != "wait":
             # Countdowns change every second; the log tells the first of them.
             quiet = (
@@ -172,7 +177,7 @@ class Federator:
                 federation.changed.notify_all()
             return True
         else:
-            view = federation.view(time.monotonic())
+            view = look(federation, time.monotonic())
             federation.phase = "collecting" if view.collecting else "paused" if view.paused else "waiting"
             with federation.changed:
                 federation.changed.wait(0.5)
@@ -203,7 +208,7 @@ class Federator:
         log.info("round %d is published: %d updates, %d segments", current.round, len(silos), len(versions))
         federation.versions.prune(federation.current)
         for old in (federation.folder / "spool").glob("round-*"):
-            shutil.rmtree(old)
+            shutil.rmtree(old, ignore_errors=True)  # a straggler may be writing; the next round tidies up
 
     def _fold_segment(self, current: Round, segment: str, base: int, silos: list[str]) -> None:
         federation = self.federation
@@ -237,9 +242,22 @@ class Federator:
         time.sleep(0.3)  # the last answers are on their way
 
     def _flush(self) -> None:
-        while not self._stop.wait(0.5):
-            self.traffic.flush()
-        self.traffic.flush()
+        last = False
+        while not last:
+            last = self._stop.wait(0.5)
+            try:
+                self.traffic.flush()
+            except (OSError, sqlite3.Error) as error:
+                log.error("the ledger cannot be written: %s", error)  # what was counted is kept for the next time
+
+
+def _check_certificate(pem: bytes) -> None:
+    """Raises CertificateExpired for the server's own certificate; warns a month ahead."""
+    certificate, now = load_certificate(pem), datetime.now(UTC)
+    trust.check_dates(certificate, now)
+    left = certificate.not_valid_after_utc - now
+    if left.days < 30:
+        log.warning("the server's certificate is good for %d more days only", left.days)
 
 
 def _refused(method: str, peer: str, error: FedDiffError) -> None:
@@ -261,10 +279,14 @@ def _lock(folder: Path) -> int:
 def _check_free(listen: str) -> None:
     """gRPC's own message for a port in use is two lines of C core; say it in one. Raises ConfigError."""
     host, _, port = listen.rpartition(":")
+    if not port.isdigit() or not 0 < int(port) < 65536:
+        raise ConfigError(f"--listen {listen}: HOST:PORT was expected, e.g. [::]:50051")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host.strip("[]"), int(port)))
-        except OSError as error:
-            raise ConfigError(f"{listen} cannot be listened on: {str(error.strerror).lower()}") from None
+        except (OSError, UnicodeError) as error:
+            raise ConfigError(
+                f"{listen} cannot be listened on: {str(getattr(error, 'strerror', error)).lower()}"
+            ) from None

@@ -146,11 +146,11 @@ def global_state(federation: Federation) -> dict[str, F32]:
             f"plan {config.plan} has no global model: encoders stay with the silos;"
             " use `feddiff-silo sample` or `feddiff-silo export` at a silo"
         )
-    state: dict[str, F32] = {}
-    for segment in federation.layout.segments:
-        with WeightsReader(federation.versions.weights(segment.name, federation.current[segment.name])) as reader:
-            state |= segment.scatter(reader.read(segment.name))
-    return state
+    vectors: dict[str, F32] = {}
+    for name in federation.layout.names:
+        with WeightsReader(federation.versions.weights(name, federation.current[name])) as reader:
+            vectors[name] = reader.read(name)
+    return federation.layout.scatter(vectors)
 
 
 def sample(config: Path, out: Path, count: int, steps: int, seed: int, scale: int) -> None:
@@ -159,8 +159,7 @@ def sample(config: Path, out: Path, count: int, steps: int, seed: int, scale: in
     state = global_state(federation)
     from feddiff.core import diffusion
 
-    images = diffusion.sample(federation.config, state, count, steps=steps, seed=seed)
-    diffusion.grid(images, columns=federation.config.columns(count), scale=scale).save(out)
+    diffusion.draw(federation.config, state, out, count, steps, seed, scale)
 
 
 def export(config: Path, folder: Path) -> None:
@@ -182,7 +181,11 @@ def story(federation: Federation, samples: list[tuple[str, Path]]) -> Story:
             each.round,
             len(each.silos),
             len(each.plan.assignments),
-            {silo: by["loss"] for silo, by in metrics.get(each.round, {}).items() if "loss" in by},
+            {
+                silo: by["loss"]
+                for silo, by in metrics.get(each.round, {}).items()
+                if "loss" in by and silo in each.silos
+            },
             each.opened_at,
             each.closed_at,
             each.weights,
@@ -209,6 +212,9 @@ def report(config: Path, folder: Path, samples: list[Path]) -> str:
     """Write charts and page; returns the summary."""
     from feddiff.federator import report as page
 
+    for each in samples:
+        if not each.is_file():
+            raise ConfigError(f"--samples {each}: there is no such picture")
     told = story(opened(config), [(path.stem, path) for path in samples])
     folder.mkdir(parents=True, exist_ok=True)
     page.write(told, folder)

@@ -24,8 +24,11 @@ from feddiff.federator.ledger import Entry, Ledger
 from feddiff.federator.planner import Assignment, plan_round
 from feddiff.federator.presence import REACHABLE_S, Presence
 from feddiff.federator.roster import Roster
-from feddiff.federator.rounds import Decision, Planned, View
+from feddiff.federator.rounds import Decision
 from feddiff.federator.versions import Versions
+
+MAX_METRICS = 64
+"""Different metrics of a silo that are kept in a round."""
 
 log = logging.getLogger("feddiff.federator")
 
@@ -56,8 +59,8 @@ class Federation:
         self.phase = "waiting"
         self.decision = Decision("wait", "starting")
         self.current = self.journal.current()
-        self._since = time.monotonic()
-        self._quorum_since: float | None = None
+        self.since = time.monotonic()
+        self.quorum_since: float | None = None
         self._snapshot = threading.Lock()
         self.round = self.journal.last()
         self.committed = self.complete_updates()
@@ -172,7 +175,7 @@ class Federation:
     def report(self, silo: str, round: int, phase: str, step: int, steps: int, metrics: Mapping[str, float]) -> bool:
         """Progress from inside the silo's work; False if the round no longer wants it.
 
-        Metrics that are not finite are dropped."""
+        Metrics that are not finite are dropped, as are new ones after the first ``MAX_METRICS`` of a round."""
         with self.changed:
             known = self.hear(silo, progress=False)
             if (known.phase, known.step) != (phase, step):
@@ -181,7 +184,8 @@ class Federation:
             work = self.work(silo)
             if work is None or work.round != round:
                 return False
-            finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+            known.metrics |= set(list(metrics)[: MAX_METRICS - len(known.metrics)])
+            finite = {name: v for name, v in metrics.items() if math.isfinite(v) and name in known.metrics}
             if finite:
                 self.journal.measure(round, silo, finite)
             return True
@@ -198,7 +202,9 @@ class Federation:
         self.roster.evict(silo, reason)
         with self.changed:
             self.evicted.add(silo)
-            self.presence.pop(silo, None)
+            known = self.presence.pop(silo, None)
+            for cancel in list(known.streams) if known else ():
+                cancel()
             log.warning("%s is evicted: %s", silo, reason)
             self.changed.notify_all()
 
@@ -222,39 +228,11 @@ class Federation:
             if now - known.heard_at < REACHABLE_S and name not in self.evicted
         }
 
-    def view(self, now: float) -> View:
-        """What ``rounds.decide`` looks at."""
-        with self.changed:
-            collecting = self.open_round() is not None
-            reachable = self.reachable(now)
-            planned = {}
-            if collecting and self.round is not None:
-                rejected = self.journal.rejections(self.round.round)
-                for each in self.round.plan.assignments:
-                    known = self.presence.get(each.silo)
-                    progress = max(self._since, known.progress_at) if known else self._since
-                    why = "evicted" if each.silo in self.evicted else rejected.get(each.silo)
-                    planned[each.silo] = Planned(each.silo in self.committed, progress, why)
-                if len(self.committed - rejected.keys()) >= self.config.rounds.needed:
-                    self._quorum_since = self._quorum_since if self._quorum_since is not None else now
-            number = 1 if self.round is None else self.round.round + (0 if collecting else 1)
-            expected = frozenset(() if self.round is None else self.round.silos) - self.evicted
-            return View(
-                number,
-                collecting,
-                self._since,
-                frozenset(reachable),
-                expected,
-                planned,
-                self._quorum_since,
-                paused=self.journal.fact("paused") == "yes",
-                stopping=self.journal.fact("stopping") == "yes",
-            )
-
     def begin_round(self, silos: Sequence[str], reason: str) -> Round:
         """Plan the next round and make it everybody's task."""
         with self.changed:
             number = 1 if self.round is None else self.round.round + 1
+            silos = [name for name in silos if name in self.presence]  # one may have been evicted this very moment
             held = {name: self.presence[name].held for name in silos}
             newcomers = [name for name in silos if set(self.layout.names) - held[name].keys()]
             plan = plan_round(self.config.plan, number, silos, self.layout, self.config.seed, newcomers)
@@ -289,5 +267,7 @@ class Federation:
         return {silo for silo in wanted if self.journal.fact(f"told {silo}") is None}
 
     def _restart_clock(self) -> None:
-        self._since, self._quorum_since = time.monotonic(), None
+        self.since, self.quorum_since = time.monotonic(), None
+        for known in self.presence.values():
+            known.metrics.clear()
         self.changed.notify_all()

@@ -2,7 +2,7 @@
 
 A stream that we wait for costs next to nothing: its buffers are empty. A stream that waits for us (a silo next door, a
 fast link) fills a whole HTTP/2 window. So a stream needs a place only while it keeps us busy: it takes one when it
-begins, and gives it back for good once it spends nearly all of its time waiting for the other end.
+begins, and loses it for good once it spends nearly all of its time waiting for the other end, or is not heard of.
 """
 
 from __future__ import annotations
@@ -22,31 +22,48 @@ SLOW = 0.9
 
 
 class Gate:
-    """The places, in order of arrival as far as the lock is fair."""
+    """The places. Whoever waits for one also takes back those that have not been used for a while."""
 
     def __init__(self, places: int = PLACES) -> None:
         self._free = threading.Semaphore(places)
+        self._lock = threading.Lock()
+        self._taken: set[Passage] = set()
 
     def pass_through(self, alive: Callable[[], bool]) -> Passage:
-        """Wait for a place; ``alive`` is asked every second and ends the wait when it says no."""
-        while not self._free.acquire(timeout=1.0):
+        """Wait for a place; ``alive`` is asked twice a second and ends the wait when it says no."""
+        while not self._free.acquire(timeout=PATIENCE_S / 2):
             if not alive():
-                return Passage(None)
-        return Passage(self._free)
+                return Passage(self)
+            with self._lock:
+                idle = [each for each in self._taken if time.monotonic() - each.used_at > 2 * PATIENCE_S]
+            for each in idle:
+                each.leave()
+        passage = Passage(self)
+        with self._lock:
+            self._taken.add(passage)
+        return passage
+
+    def give_back(self, passage: Passage) -> None:
+        """Free a stream's place, if it has one."""
+        with self._lock:
+            if passage not in self._taken:
+                return
+            self._taken.remove(passage)
+        self._free.release()
 
 
 class Passage:
     """One stream's use of a place. Tell it when waiting for the other end begins and ends."""
 
-    def __init__(self, place: threading.Semaphore | None) -> None:
-        self._place = place
-        self._stretch = time.monotonic()
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self.used_at = self._stretch = time.monotonic()
         self._waited = 0.0
 
     def waited(self, seconds: float) -> None:
-        """The stream has waited for the other end this long."""
+        """The stream has waited for the other end this long, and goes on."""
         self._waited += seconds
-        now = time.monotonic()
+        self.used_at = now = time.monotonic()
         if now - self._stretch >= PATIENCE_S:
             if self._waited > SLOW * (now - self._stretch):
                 self.leave()
@@ -54,9 +71,7 @@ class Passage:
 
     def leave(self) -> None:
         """Give the place back; the stream goes on without."""
-        if self._place is not None:
-            self._place.release()
-            self._place = None
+        self._gate.give_back(self)
 
     def __enter__(self) -> Self:
         return self

@@ -96,4 +96,6 @@ class Ledger:
 
     def wire(self, direction: Direction, round: int | None = None) -> int:
         """Bytes that crossed in one direction, in one round or in all."""
-        return sum(entry.wire for entry in self.entries(round) if entry.direction == direction)
+        where, values = ("", ()) if round is None else (" AND round = ?", (round,))
+        query = f"SELECT total(wire) FROM ledger WHERE direction = ?{where}"
+        return int(self._database.rows(query, (direction, *values))[0][0])

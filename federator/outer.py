@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from feddiff.core.config import OuterConfig
+from feddiff.core.sections import OuterConfig
 from feddiff.core.segments import F32
 from feddiff.core.store import WeightsReader, WeightsWriter
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 REACHABLE_S = 75.0
@@ -18,3 +19,7 @@ class Presence:
     phase: str = "joined"
     step: int = 0
     steps: int = 0
+    metrics: set[str] = field(default_factory=set)
+    """Names of the metrics it has reported in the open round."""
+    streams: set[Callable[[], object]] = field(default_factory=set)
+    """What cancels its calls that are under way."""

@@ -92,8 +92,8 @@ class Story:
         return span([r.loss for r in self.rounds])
 
     def full(self, round: int | None = None) -> int:
-        """Bytes of raw float32 exchanges of the whole model, down and up, by the silos of one round or of all."""
-        silos = sum(r.silos for r in self.rounds if round in (None, r.round))
+        """Bytes of the whole model as raw float32, down and up, for the silos planned in one round or in all."""
+        silos = sum(r.planned for r in self.rounds if round in (None, r.round))
         return 2 * silos * self.layout.size * 4
 
 

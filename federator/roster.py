@@ -88,16 +88,16 @@ class Roster:
         return silo
 
     def get(self, name: str) -> Silo:
-        found = [silo for silo in self.silos() if silo.name == name]
+        found = self.silos(name)
         if not found:
             raise UnknownSilo(f"{name} is not enrolled in this federation")
         return found[0]
 
-    def silos(self) -> list[Silo]:
-        """All that ever enrolled, by name."""
-        rows = self._database.rows(
-            "SELECT name, serial, evicted, samples, labels, device, software FROM silos ORDER BY name"
-        )
+    def silos(self, name: str | None = None) -> list[Silo]:
+        """All that ever enrolled, by name, or only the one of this name."""
+        where, values = ("", ()) if name is None else (" WHERE name = ?", (name,))
+        columns = "name, serial, evicted, samples, labels, device, software"
+        rows = self._database.rows(f"SELECT {columns} FROM silos{where} ORDER BY name", values)
         return [Silo(row[0], row[1], row[2], row[3], json.loads(row[4]), row[5], row[6]) for row in rows]
 
     def introduce(self, name: str, samples: int, labels: Mapping[str, int], device: str, software: str) -> None:
@@ -112,6 +112,8 @@ class Roster:
         """Refuse a silo's certificate from now on. Raises ConfigError if there is no such silo."""
         with self._database.transaction() as change:
             done = change.execute("UPDATE silos SET evicted = ? WHERE name = ?", (reason, name))
+            # Its invitation could be used again with the same key, and would lift the eviction.
+            change.execute("DELETE FROM invitations WHERE name = ?", (name,))
             if not done.rowcount:
                 known = ", ".join(silo.name for silo in self.silos()) or "none"
                 raise ConfigError(f"there is no silo {name!r}; enrolled: {known}")

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from feddiff.core.config import RoundsConfig
+from feddiff.core.sections import RoundsConfig
 
 Action = Literal["wait", "open", "fold", "finish"]
 
@@ -89,11 +89,11 @@ def _collecting(now: float, view: View, rules: RoundsConfig) -> Decision:
     pending = {name: s for name, s in view.planned.items() if not s.committed and not s.rejected}
     lively = [name for name, silo in pending.items() if now - silo.progress_at < rules.deadline]
     # A round that was planned with fewer silos than the quorum cannot need more than it has.
-    needed = min(rules.needed, len(view.planned) - sum(s.rejected is not None for s in view.planned.values()))
-    if done and not pending:
+    needed = min(rules.needed, len(view.planned))
+    if not pending and len(done) >= needed:
         return Decision("fold", f"all {len(done)} updates are in", done)
-    if not done and not pending:
-        return Decision("fold", "no update of the round can be used: it ends without a change")
+    if not pending:
+        return Decision("fold", f"{len(done)} of {needed} needed updates can be used: the round ends without a change")
     if not done or len(done) < needed:
         if lively:
             return Decision("wait", f"{len(done)} of {len(view.planned)} updates are in; {_names(lively)} at work")

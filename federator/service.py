@@ -41,7 +41,7 @@ class FederationService(federation_pb2_grpc.FederationServicer):
         self._gate = Gate()
 
     def Join(self, request: pb.JoinRequest, context: grpc.ServicerContext) -> pb.JoinReply:  # noqa: N802
-        silo = self._silo(context)
+        silo = self._silo(context, joined=False)
         if request.protocol != wire.PROTOCOL:
             raise ProtocolError(
                 f"this federator speaks feddiff protocol {wire.PROTOCOL} ({wire.SOFTWARE}), the silo {request.protocol}"
@@ -57,10 +57,10 @@ class FederationService(federation_pb2_grpc.FederationServicer):
             self._federation.join(
                 silo,
                 request.samples,
-                {label[:64]: count for label, count in request.labels.items()},
+                {_plain(label, 64): count for label, count in request.labels.items()},
                 _held(request.held),
-                request.device[:200],
-                request.software[:60],
+                _plain(request.device, 200),
+                _plain(request.software, 60),
             )
         config = self._federation.config
         reply = pb.JoinReply(
@@ -76,8 +76,6 @@ class FederationService(federation_pb2_grpc.FederationServicer):
 
     def GetTask(self, request: pb.TaskRequest, context: grpc.ServicerContext) -> pb.Task:  # noqa: N802
         silo = self._silo(context)
-        if not self._federation.roster.get(silo).samples:
-            raise ProtocolError(f"{silo} has not joined yet: it must say first how many images it has")
         self._federation.hear(silo, _held(request.held))
         until = time.monotonic() + min(max(request.patience_s, 0.0), MAX_PATIENCE_S)
         with self._federation.changed:
@@ -116,6 +114,7 @@ class FederationService(federation_pb2_grpc.FederationServicer):
         self, request: transfer_pb2.FetchRequest, context: grpc.ServicerContext
     ) -> Iterator[transfer_pb2.FetchReply]:
         silo = self._silo(context)
+        self._cuttable(silo, context)
         sender = Sender(self._federation.open_transfers(silo, wire.manifests_from(request.offer.manifests)))
         self._federation.hear(silo).phase = "fetching"
         number = 0 if self._federation.round is None else self._federation.round.round
@@ -128,6 +127,7 @@ class FederationService(federation_pb2_grpc.FederationServicer):
                 began = time.monotonic()
                 yield reply
                 took = time.monotonic() - began
+                self._federation.hear(silo)
                 passage.waited(took)
                 self._traffic.sent(number, silo, sender.transfers[part.offer], part, size, took)
 
@@ -135,6 +135,7 @@ class FederationService(federation_pb2_grpc.FederationServicer):
         self, requests: Iterator[transfer_pb2.SubmitRequest], context: grpc.ServicerContext
     ) -> Iterator[transfer_pb2.SubmitReply]:
         silo = self._silo(context)
+        self._cuttable(silo, context)
         first = next(requests, None)
         if first is None or first.WhichOneof("part") != "offer":
             raise ProtocolError("an upload begins with its offer")
@@ -183,20 +184,30 @@ class FederationService(federation_pb2_grpc.FederationServicer):
         silo = self._silo(context)
         if len(request.metrics) > MAX_METRICS:
             raise ProtocolError(f"{len(request.metrics)} metrics; at most {MAX_METRICS}")
-        metrics = {name[:64]: value for name, value in request.metrics.items()}
-        wanted = self._federation.report(silo, request.round, request.phase[:40], request.step, request.steps, metrics)
+        metrics = {_plain(name, 64): value for name, value in request.metrics.items()}
+        wanted = self._federation.report(
+            silo, request.round, _plain(request.phase, 40), request.step, request.steps, metrics
+        )
         reply = pb.ReportReply(abandon=not wanted, reason="" if wanted else self._federation.decision.reason)
         return self._counted(silo, request, reply)
 
+    def _cuttable(self, silo: str, context: grpc.ServicerContext) -> None:
+        """Let an eviction end this call, wherever it waits."""
+        streams = self._federation.hear(silo).streams
+        streams.add(context.cancel)
+        context.add_callback(lambda: streams.discard(context.cancel))
+
     def _alive(self, silo: str, context: grpc.ServicerContext) -> bool:
-        """Whether the silo still listens; that is a sign of life. Raises Revoked."""
-        self._federation.hear(silo)
+        """Whether the silo still listens; a sign of life, not of progress. Raises Revoked."""
+        self._federation.hear(silo, progress=False)
         return bool(context.is_active())
 
-    def _silo(self, context: grpc.ServicerContext) -> str:
-        """The caller's name. Raises IdentityError."""
+    def _silo(self, context: grpc.ServicerContext, joined: bool = True) -> str:
+        """The caller's name. Raises IdentityError, and ProtocolError for one that must have joined before."""
         identity = wire.caller(context, "silo")
-        self._federation.roster.check(identity.name, identity.serial)
+        silo = self._federation.roster.check(identity.name, identity.serial)
+        if joined and not silo.samples:
+            raise ProtocolError(f"{identity.name} has not joined yet: it must say first how many images it has")
         self._traffic.owned(context.peer(), identity.name)
         return identity.name
 
@@ -206,6 +217,11 @@ class FederationService(federation_pb2_grpc.FederationServicer):
         for direction, size in sizes:
             self._traffic.add(Entry(number, silo, OVERHEAD, direction, wire=wire.framed(size)))
         return reply
+
+
+def _plain(text: str, length: int) -> str:
+    """What a silo says of itself, fit for a log line and a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:length])
 
 
 def _held(items: Iterable[pb.Held]) -> Mapping[str, int]:

@@ -30,8 +30,8 @@ preset = "{preset}"        # {presets}; or give your own [model]
 plan = "full"              # full | usplit | ulatdec | udec: which UNet segments travel (docs/plans.md)
 seed = 0
 
-[training]
-epochs = 2                 # local epochs of a round (or: steps = 500)
+# [training]
+# epochs = 2               # local epochs of a round (or: steps = 500); the preset has its own
 
 [codec]
 up = "fp32"                # fp32 | bf16 | fp16

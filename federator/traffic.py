@@ -167,9 +167,9 @@ class Traffic:
     def keep(self) -> None:
         """Write what is known to the ledger: what a crash leaves committed must not seem to have cost nothing."""
         with self._lock:
-            rows, self._rows = list(self._rows.values()), {}
-        if rows:
-            self._ledger.add(*rows)
+            if self._rows:
+                self._ledger.add(*self._rows.values())
+                self._rows = {}
 
     def _settle(self, counts: dict[Connection, tuple[int, int]]) -> None:
         round_now = self._round_now()

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from feddiff.core.codec import CODECS
 from feddiff.core.config import FederationConfig
+from feddiff.core.errors import StoreError
 from feddiff.core.feedback import Feedback
 from feddiff.core.segments import Layout
 from feddiff.core.spool import Manifest, Spool, Transfer, checksum
@@ -124,7 +125,12 @@ class Versions:
                     payload = codec.encode(values, None)
                     spool.append(index, payload, checksum(payload))
                 spool.commit(spool.digest())
-        return Transfer(self.path(manifest))
+        try:
+            return Transfer(self.path(manifest))
+        except StoreError:
+            # Without the damaged file the next route goes by a snapshot.
+            self.path(manifest).unlink(missing_ok=True)
+            raise
 
     def publish(self, segment: str, base: int, version: int, contributions: list[Contribution]) -> None:
         """Fold updates into the files of a new version. Repeated after a crash, it writes the same bytes again."""

@@ -6,6 +6,7 @@ Only parses and prints; imports what a command needs when it needs it, so that `
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -64,11 +65,13 @@ def _run(options: argparse.Namespace) -> int:
     if options.command == "join":
         from feddiff.core.identity import Invitation
         from feddiff.silo import enroll
+        from feddiff.silo.local import Local
 
         console.log_lines(options.verbose)
         invitation = Invitation.parse(options.token)
         folder = _state(options, invitation.address)
-        name = enroll.join(invitation, folder, invitation.address)
+        with contextlib.closing(Local(folder)):
+            name = enroll.join(invitation, folder, invitation.address)
         print(f"{name} is enrolled; run: feddiff-silo --data FOLDER --federator {invitation.address}")
         return 0
     if options.command in ("sample", "export"):
@@ -99,6 +102,15 @@ def _state(options: argparse.Namespace, address: str | None) -> Path:
     return Path(base) / "feddiff" / address.replace(":", "_").replace("[", "").replace("]", "")
 
 
+def _check_apart(state: Path, data: Path) -> None:
+    """State and images must not lie in one another: a silo tidies its state. Raises ConfigError."""
+    from feddiff.core.errors import ConfigError
+
+    inner, outer = sorted((state.resolve(), data.resolve()), key=lambda path: len(path.parts), reverse=True)
+    if outer == inner or outer in inner.parents:
+        raise ConfigError(f"--state {state} and --data {data} must be folders apart")
+
+
 def _take_part(options: argparse.Namespace) -> int:
     import signal
     import threading
@@ -113,15 +125,21 @@ def _take_part(options: argparse.Namespace) -> int:
     if not options.data.is_dir():
         raise DataError(f"{options.data} is not a folder; --data needs the folder that holds the images")
     folder = _state(options, options.federator)
+    _check_apart(folder, options.data)
+    invitation = None if options.join is None else Invitation.parse(options.join)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    if options.join is not None and not (folder / "identity.json").exists():
-        enroll.join_patiently(Invitation.parse(options.join), folder, options.federator, stopping)
+    if invitation is None:
+        read_identity(folder)  # without an identity nothing is made there
+    local = Local(folder)
+    enrolled = (folder / "identity.json").exists()
+    # The same token may stay in a unit file; a new one is the way back in after an eviction or an expired certificate.
+    if invitation is not None and not (enrolled and read_identity(folder)[1] == enroll.spent(invitation)):
+        enroll.join_patiently(invitation, folder, options.federator, stopping)
     if stopping.is_set():
         return 0
     name, _ = read_identity(folder)
-    local = Local(folder)
 
     from feddiff.silo.client import Client
     from feddiff.silo.daemon import Silo

@@ -6,19 +6,23 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import grpc
 
-from feddiff.core import wire
+from feddiff.core import trust, wire
 from feddiff.core.errors import FedDiffError, FederatorUnavailable, ProtocolError
+from feddiff.core.identity import load_certificate
 from feddiff.core.transfer import Chunk, Receiver, Sender, Standing
 from feddiff.silo.session import RoundWork, Task
 from feddiff.v1 import federation_pb2 as pb
 from feddiff.v1 import federation_pb2_grpc, transfer_pb2
 
 PATIENCE_S = 25.0
+REPORT_S = 5.0
+"""A report is told from inside the training, which must not wait for a federator that hangs."""
 ANSWER_S = 30.0
 """How long a small question may take. Streams have no such limit: keepalive tells a dead link from a slow one."""
 
@@ -35,6 +39,8 @@ class Client:
     """A silo's connection. One caller at a time, except ``stop``."""
 
     def __init__(self, address: str, folder: Path) -> None:
+        self._certificate = load_certificate((folder / "certificate.pem").read_bytes())
+        self.check_dates()
         credentials = grpc.ssl_channel_credentials(
             (folder / "authority.pem").read_bytes(),
             (folder / "key.pem").read_bytes(),
@@ -44,6 +50,10 @@ class Client:
         self._stub = federation_pb2_grpc.FederationStub(self._channel)
         self._running: Any = None
         self._stopped = threading.Event()
+
+    def check_dates(self) -> None:
+        """Raises CertificateExpired: what a federator would only answer with a closed socket."""
+        trust.check_dates(self._certificate, datetime.now(UTC))
 
     def join(
         self,
@@ -142,7 +152,7 @@ class Client:
     ) -> bool:
         """Tell progress; False if the round no longer wants this silo's update."""
         request = pb.ReportRequest(round=round, phase=phase, step=step, steps=steps, metrics=dict(metrics or {}))
-        return not self._ask(self._stub.Report, request, ANSWER_S).abandon
+        return not self._ask(self._stub.Report, request, REPORT_S).abandon
 
     def stop(self) -> None:
         """End whatever is under way; it raises FederatorUnavailable. Safe from any thread and signal handler."""

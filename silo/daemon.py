@@ -10,10 +10,13 @@ import contextlib
 import logging
 import random
 import threading
+import time
 from collections.abc import Callable
 
+import numpy as np
+
 from feddiff.core.config import FederationConfig
-from feddiff.core.errors import FederatorUnavailable, RoundError, StoreError, TransferError
+from feddiff.core.errors import FederatorUnavailable, NotFinite, RoundError, StoreError, TransferError
 from feddiff.core.transfer import Receiver, Sender
 from feddiff.silo.client import Client
 from feddiff.silo.display import Display
@@ -71,6 +74,7 @@ class Silo:
                 if task.work is not None and not self._do(task, task.work):
                     known = ""
             except FederatorUnavailable as error:
+                self._client.check_dates()
                 self._wait(f"the federator is away ({error})")
             except RoundError as error:
                 log.warning("%s", error)
@@ -135,14 +139,18 @@ class Silo:
     def _train(self, work: RoundWork) -> bool:
         assert self._learner is not None
         self._display.begin(f"round {work.round} training", 1)
-        wanted = True
+        wanted, silent_until = True, 0.0
 
         def told(step: int, steps: int, loss: float, speed: float) -> bool:
             nonlocal wanted
             self._display.at(step / max(steps, 1), f"loss {loss:.4f}, {speed:.0f} images/s")
-            # If nobody answers, the training goes on: the federator will be back, or the round will be over.
-            with contextlib.suppress(FederatorUnavailable):
-                wanted = self._client.report(work.round, "training", step, steps, {"loss": loss})
+            nonlocal silent_until
+            if time.monotonic() >= silent_until:
+                try:
+                    wanted = self._client.report(work.round, "training", step, steps, {"loss": loss})
+                except FederatorUnavailable:
+                    # The training goes on: the federator will be back, or the round will be over.
+                    silent_until = time.monotonic() + LONGEST_WAIT_S
             return wanted and not self._stopping.is_set()
 
         learned = self._learner.learn(
@@ -157,6 +165,9 @@ class Silo:
             if not wanted:
                 log.warning("round %d went on without this silo; its training is dropped", work.round)
             return False
+        for segment, vector in learned.weights.items():
+            if not np.isfinite(vector).all():
+                raise NotFinite(f"{segment} after the training of round {work.round}; lower training.learning_rate?")
         self._local.trained.keep(work.round, learned.weights, learned.ema, learned.metrics)
         self._local.checkpoint.unlink(missing_ok=True)
         log.info("round %d trained: loss %.4f", work.round, learned.metrics.get("loss", float("nan")))
@@ -181,6 +192,7 @@ class Silo:
         except StoreError as error:
             log.warning("%s; it is encoded again", error)
             self._local.discard(work.up)
+            self._wait(None)
             return False
         finally:
             self._display.end()

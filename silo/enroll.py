@@ -7,10 +7,9 @@ server certificate. Somebody in between sees a certificate request, and nothing 
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import json
 import logging
-import shutil
 import socket
 import ssl
 import tempfile
@@ -38,10 +37,9 @@ def join(invitation: Invitation, folder: Path, address: str) -> str:
     Raises InvitationSpent, IdentityError, ConfigError, FederatorUnavailable. May be repeated if it was interrupted.
     """
     key_path = folder / "key.pem"
-    if (folder / "authority.pem").exists() and (
-        trust.fingerprint((folder / "authority.pem").read_bytes()) != invitation.authority
-    ):
-        _forget(folder)
+    known = folder / "authority.pem"
+    if known.exists() and trust.fingerprint(known.read_bytes()) != invitation.authority:
+        raise ConfigError(f"{folder} belongs to a silo of another federation; give another folder with --state")
     if not key_path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(key_path, pki.make_key(), mode=0o600)
@@ -66,9 +64,19 @@ def join(invitation: Invitation, folder: Path, address: str) -> str:
     trust.check_key_matches(reply.certificate, key)
     write_atomic(folder / "authority.pem", reply.authority)
     write_atomic(folder / "certificate.pem", reply.certificate)
-    written = {"name": identity.name, "federator": address, "federation": reply.federation}
+    written = {
+        "name": identity.name,
+        "federator": address,
+        "federation": reply.federation,
+        "invitation": spent(invitation),
+    }
     write_atomic(folder / "identity.json", json.dumps(written).encode())
     return identity.name
+
+
+def spent(invitation: Invitation) -> str:
+    """What a state folder remembers of the invitation that it was enrolled with."""
+    return hashlib.sha256(invitation.token().encode()).hexdigest()
 
 
 def join_patiently(invitation: Invitation, folder: Path, address: str, stopping: threading.Event) -> None:
@@ -115,20 +123,3 @@ def _server_certificate(address: str, certificate: bytes, key: bytes) -> bytes:
         why = error.strerror or str(error) or type(error).__name__
         raise FederatorUnavailable(f"{address}: {why.lower()}; check the address and that the port is open") from None
     return ssl.DER_cert_to_PEM_cert(found or b"").encode()
-
-
-def _forget(folder: Path) -> None:
-    """Another federation's CA: nothing of the old one may be mixed into the new."""
-    log.warning("%s belonged to another federation; it starts anew", folder)
-    for name in ("held", "trained", "inbox", "outbox"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    for name in (
-        "rules.json",
-        "key.pem",
-        "certificate.pem",
-        "authority.pem",
-        "identity.json",
-        "checkpoint.safetensors",
-    ):
-        with contextlib.suppress(FileNotFoundError):
-            (folder / name).unlink()

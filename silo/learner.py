@@ -86,22 +86,16 @@ class ImageLearner:
 
         done = trainer.train(
             self.config,
-            self._state(start),
+            self.layout.scatter(start),
             self.images,
             seed,
-            ema=self._state(ema) if ema else None,
+            ema=self.layout.scatter(ema) if ema else None,
             checkpoint=checkpoint,
             progress=lambda at: told(at.step, at.steps, at.loss, at.images_per_second),
         )
         if done is None:
             return None
         return Learned(self._vectors(done.state), self._vectors(done.ema) if done.ema else None, done.metrics)
-
-    def _state(self, vectors: Mapping[str, F32]) -> dict[str, F32]:
-        state: dict[str, F32] = {}
-        for segment in self.layout.segments:
-            state |= segment.scatter(vectors[segment.name])
-        return state
 
     def _vectors(self, state: Mapping[str, F32]) -> dict[str, F32]:
         return {segment.name: segment.gather(state) for segment in self.layout.segments}

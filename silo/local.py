@@ -39,9 +39,12 @@ class Local:
         self.folder = folder
         self.trained = Trained(folder)
         try:
+            ours = not folder.exists() or any((folder / name).exists() for name in ("lock", "key.pem", "identity.json"))
+            if not ours and any(folder.iterdir()):
+                raise ConfigError(f"{folder} holds other files; give an empty or a new folder with --state")
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for name in ("held", "trained", "inbox", "outbox", "lost"):
-                (folder / name).mkdir(parents=True, exist_ok=True)
-            folder.chmod(0o700)
+                (folder / name).mkdir(exist_ok=True)
             self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -216,16 +219,16 @@ class Local:
         """Delete transfers of other rounds."""
         wanted = {m.transfer for m in (*work.up, *work.down)}
         for box in ("inbox", "outbox"):
-            for path in (self.folder / box).iterdir():
+            for path in (self.folder / box).glob("*.transfer*"):
                 if path.name.removesuffix(".part").removesuffix(".transfer") not in wanted:
                     path.unlink()
 
 
 def read_identity(folder: Path) -> tuple[str, str]:
-    """(silo's name, federator's address) of an enrolled state folder. Raises ConfigError."""
+    """(silo's name, digest of the invitation it enrolled with) of a state folder. Raises ConfigError."""
     try:
         found = json.loads((folder / "identity.json").read_text())
-        return str(found["name"]), str(found["federator"])
+        return str(found["name"]), str(found.get("invitation", ""))
     except FileNotFoundError:
         raise ConfigError(
             f"{folder} is not enrolled; the federation's operator makes an invitation (`feddiff-federator invite`),"

@@ -21,10 +21,7 @@ def _state(folder: Path) -> tuple[FederationConfig, dict[str, F32]]:
     rules = config.parse((folder / "rules.json").read_bytes())
     trained = Trained(folder)
     vectors = trained.averages() or trained.weights()
-    state: dict[str, F32] = {}
-    for segment in diffusion.layout(rules).segments:
-        state |= segment.scatter(vectors[segment.name])
-    return rules, state
+    return rules, diffusion.layout(rules).scatter(vectors)
 
 
 def sample(folder: Path, out: Path, count: int, steps: int, seed: int, scale: int) -> None:
@@ -32,8 +29,7 @@ def sample(folder: Path, out: Path, count: int, steps: int, seed: int, scale: in
     rules, state = _state(folder)
     from feddiff.core import diffusion
 
-    images = diffusion.sample(rules, state, count, steps=steps, seed=seed)
-    diffusion.grid(images, columns=rules.columns(count), scale=scale).save(out)
+    diffusion.draw(rules, state, out, count, steps, seed, scale)
 
 
 def export(folder: Path, target: Path) -> None:

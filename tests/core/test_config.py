@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feddiff.core.config import MAX_CONFIG_BYTES, CodecConfig, FederationConfig, from_table, load, parse
+from feddiff.core.config import MAX_CONFIG_BYTES, FederationConfig, from_table, load, parse
 from feddiff.core.errors import ConfigError
 from feddiff.core.presets import PRESETS
+from feddiff.core.sections import CodecConfig
 
 PARAMETERS = {"digits-16": 635_553, "gray-28": 3_077_593, "cifar-32": 35_746_307, "ct-64": 26_621_569}
 
@@ -158,8 +159,8 @@ class TestFile:
         assert str(path) in str(caught.value)
         assert "\n" not in str(caught.value)
 
-    def test_that_is_missing_says_what_writes_one(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match="feddiff-federator init"):
+    def test_that_is_missing_says_how_to_name_it(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="--config"):
             load(tmp_path / "none.toml")
 
     def test_that_is_a_folder_is_refused(self, tmp_path: Path) -> None:

@@ -278,7 +278,7 @@ def test_an_authority_signs_leaves_only(authority: PairOf) -> None:
 def test_identities_and_dates(authority: PairOf, federator: PairOf, silo: PairOf) -> None:
     server, client = Identity.from_certificate(federator[0]), Identity.from_certificate(silo[0])
     assert (server.role, server.name, server.not_after) == ("federator", "lungs", NOW + 825 * DAY)
-    assert (client.role, client.name, client.not_after) == ("silo", "silo-a", NOW + 90 * DAY)
+    assert (client.role, client.name, client.not_after) == ("silo", "silo-a", NOW + 365 * DAY)
     assert client.not_before == NOW - pki.CLOCK_SKEW
     assert bytes.fromhex(client.fingerprint) == trust.fingerprint(silo[0])
 
@@ -436,7 +436,7 @@ def test_a_signature_is_checked(authority: PairOf, silo: PairOf) -> None:
 
 @pytest.mark.parametrize(
     ("offset", "valid"),
-    [(-2 * DAY, False), (-pki.CLOCK_SKEW, True), (90 * DAY, True), (90 * DAY + timedelta(seconds=1), False)],
+    [(-2 * DAY, False), (-pki.CLOCK_SKEW, True), (365 * DAY, True), (365 * DAY + timedelta(seconds=1), False)],
 )
 def test_dates_are_checked(authority: PairOf, silo: PairOf, offset: timedelta, valid: bool) -> None:
     if valid:

@@ -30,7 +30,7 @@ def fails(stage: Stage, code: int, says: str, module: str, *arguments: str) -> N
 
 def test_a_federators_folder_and_rules(stage: Stage) -> None:
     config = ("--config", str(stage.rules))
-    fails(stage, CONFIG, "does not exist; `feddiff-federator init` writes one", FEDERATOR, "serve", *config)
+    fails(stage, CONFIG, "name the federation's file with --config", FEDERATOR, "serve", *config)
     stage.home.mkdir()
     stage.rules.write_text('preset = "digits-16"\n')
     for command in (("serve",), ("invite", "hospital-a")):

@@ -26,6 +26,7 @@ from feddiff.core.transfer import Chunk, Commit, Receiver, Sender
 from feddiff.federator.database import Database
 from feddiff.federator.federation import REACHABLE_S, Federation
 from feddiff.federator.intake import Intake
+from feddiff.federator.lookout import look
 from feddiff.federator.rounds import decide
 
 LAYOUT = cut([("conv_in.weight", (30,)), ("mid_block.a", (2500,)), ("up_blocks.0.a", (1500,))])
@@ -364,7 +365,7 @@ def test_who_is_evicted_is_out_until_it_enrols_anew(federation: Federation) -> N
     with pytest.raises(Revoked):
         federation.hear(A)
     assert A in restarted(federation).evicted
-    assert federation.view(time.monotonic()).planned[A].rejected == "evicted"
+    assert look(federation, time.monotonic()).planned[A].rejected == "evicted"
     enroll(federation, A, serial=2)
     federation.join(A, 10, {}, {}, "cpu", "feddiff")
     assert federation.reachable(time.monotonic()) == {A, B}
@@ -403,19 +404,19 @@ def test_a_restart_in_the_middle_of_a_round_finds_it(federation: Federation) -> 
     assert again.open_round() == 1
     assert again.committed == {A}
     assert again.uploads(B) == federation.uploads(B)
-    assert decide(time.monotonic(), again.view(time.monotonic()), again.config.rounds).action == "wait"
+    assert decide(time.monotonic(), look(again, time.monotonic()), again.config.rounds).action == "wait"
     join(again, B)
     hand_in(again, Intake(again), B, seed=2)
-    decision = decide(time.monotonic(), again.view(time.monotonic()), again.config.rounds)
+    decision = decide(time.monotonic(), look(again, time.monotonic()), again.config.rounds)
     assert (decision.action, decision.silos) == ("fold", (A, B))
 
 
 def test_rounds_follow_each_other(federation: Federation) -> None:
-    assert federation.view(0).collecting
+    assert look(federation, 0).collecting
     publish(federation)
-    view = federation.view(time.monotonic())
+    view = look(federation, time.monotonic())
     assert (view.round, view.collecting, view.expected) == (2, False, {A})
     assert federation.current == dict.fromkeys(LAYOUT.names, 1)
-    assert restarted(federation).view(time.monotonic()).round == 2
+    assert look(restarted(federation), time.monotonic()).round == 2
     assert federation.begin_round([B, A], "").round == 2
     assert [each.base_version for each in federation.uploads(A)] == [1, 1, 1]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from feddiff.core.config import OuterConfig
+from feddiff.core.sections import OuterConfig
 from feddiff.federator.outer import Outer, step
 
 W = np.array([1.0, -2.0, 0.5], np.float32)

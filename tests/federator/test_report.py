@@ -133,7 +133,7 @@ class TestNumbers:
         text = summary(story)
         down = sum(entry.wire for entry in story.entries if entry.direction == "down")
         up = sum(entry.wire for entry in story.entries if entry.direction == "up")
-        full = 2 * (11 * 3 + 2) * LAYOUT.size * 4
+        full = 2 * sum(each.planned for each in story.rounds) * LAYOUT.size * 4
         assert f"{amount(down)} down, {amount(up)} up" in text
         assert f"{amount(full)}, {ratio(full, down + up)} the wire" in text
         assert f"{amount(sum(entry.retransmitted for entry in story.entries))} retransmitted" in text
@@ -150,7 +150,7 @@ class TestNumbers:
         assert head[0] == "round"
         assert [line[0] for line in lines] == [str(number) for number in range(1, ROUNDS + 1)]
         here = Cost.of(entry for entry in story.entries if entry.round == 7)
-        full = ratio(2 * 2 * LAYOUT.size * 4, here.wire)
+        full = ratio(2 * 3 * LAYOUT.size * 4, here.wire)
         loss = f"{story.rounds[6].loss:.3g}"
         assert lines[6] == ["7", "2 of 3", loss, amount(here.down), amount(here.up), full, "90.2"]
         assert total[3:5] == [amount(Cost.of(story.entries).down), amount(Cost.of(story.entries).up)]
