@@ -9,13 +9,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import shutil
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from feddiff.bench.loopback import free_port
 from feddiff.core import console
 from feddiff.core.config import POLICIES
 from feddiff.core.errors import ConfigError, FedDiffError
@@ -57,7 +57,7 @@ def run(plan: str, out: Path, rounds: int, epochs: int) -> int:
     _fresh(out)
     counts = deal_digits(out / "data")
     fed, rules = out / "federator", out / "federator" / "federation.toml"
-    port = _free_port()
+    port = free_port()
     _call("feddiff.federator.cli", "init", str(fed), "--address", f"localhost:{port}", "--name", "demo")
     rules.write_text(_RULES.format(plan=plan, seed=SEED, epochs=epochs, rounds=rounds, silos=len(SILOS)))
     print(f"one federator and {len(SILOS)} silos on this machine, plan {plan}, mutual TLS on port {port}")
@@ -113,12 +113,6 @@ def _fresh(out: Path) -> None:
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     mark.write_text(_MARK)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _call(module: str, *arguments: str) -> str:

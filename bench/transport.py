@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from feddiff.bench.loopback import free_port
 from feddiff.core import console
 from feddiff.core.config import load
 from feddiff.core.errors import FedDiffError
@@ -89,7 +90,7 @@ def prepare(folder: Path, layout: Layout) -> None:
 def measure(silos: int, layout: Layout, rounds: int, codec: str, folder: Path) -> Measured:
     """Run one federation in an empty folder. Raises FedDiffError if it does not finish."""
     fed = folder / "federator"
-    port = _free_port()
+    port = free_port()
     site.init(fed, "transport", "digits-16", f"127.0.0.1:{port}", [])
     config = fed / "federation.toml"
     config.write_text(_RULES.format(codec=codec, rounds=rounds, silos=silos))
@@ -156,14 +157,6 @@ def _wait_for(log: Path, text: str) -> None:
         if time.monotonic() > until:
             raise FedDiffError(f"the federator did not start; see {log}")
         time.sleep(0.05)
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def main(arguments: list[str] | None = None) -> int:

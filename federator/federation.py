@@ -79,9 +79,10 @@ class Federation:
         """A silo introduces itself; again after every restart of either side. Raises ProtocolError."""
         if not 1 <= samples <= 1 << 40:
             raise ProtocolError(f"{silo} says it has {samples} images; at least 1 is needed")
-        self.evicted.discard(silo)  # enrolled anew, or it would not have come this far
         self.roster.introduce(silo, samples, labels, device, software)
         with self.changed:
+            if self.roster.get(silo).evicted is None:
+                self.evicted.discard(silo)  # enrolled anew
             self.hear(silo, held)
             self.presence[silo].phase = "joined"
             log.info("%s joined with %d images (%s)", silo, samples, device)

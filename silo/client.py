@@ -77,11 +77,16 @@ class Client:
         return Welcome(reply.config, reply.initial_digest)
 
     def task(self, known: str, held: Mapping[str, int]) -> Task:
-        """What to do; waits up to ``PATIENCE_S`` while it is still ``known``."""
+        """What to do; waits up to ``PATIENCE_S`` while it is still ``known``.
+
+        Raises ProtocolError for a task that contradicts itself: personal segments are never handed out."""
         request = pb.TaskRequest(known_task=known, patience_s=PATIENCE_S, held=_held(held))
         reply = self._ask(self._stub.GetTask, request, PATIENCE_S + ANSWER_S)
         if reply.WhichOneof("kind") != "round":
             return Task(reply.id, reply.reason, finished=reply.WhichOneof("kind") == "finished")
+        wanted = {each.segment for each in reply.round.up} & set(reply.round.personal)
+        if wanted:
+            raise ProtocolError(f"the federator asks for {', '.join(sorted(wanted))}, which the plan says never leaves")
         work = RoundWork(
             reply.round.round,
             tuple(wire.manifests_from(reply.round.down)),
