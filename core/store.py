@@ -7,6 +7,7 @@ little-endian header length, JSON header, raw little-endian data), one float32 v
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -21,6 +22,9 @@ from feddiff.core.errors import StoreError, WrongShape
 from feddiff.core.segments import F32
 
 MAX_HEADER_BYTES = 1 << 20
+DIGEST = "sha256"
+"""Metadata of a file of one vector that was written in order: SHA-256 of its bytes, hexadecimal."""
+_UNKNOWN = "-" * 64
 
 
 def sync_folder(folder: Path) -> None:
@@ -86,6 +90,11 @@ class WeightsReader:
         return offsets, metadata
 
     @property
+    def digest(self) -> str:
+        """SHA-256 of the one vector's bytes, hexadecimal; empty if it is not known."""
+        return str(self.metadata.get(DIGEST, _UNKNOWN)).strip("-")
+
+    @property
     def names(self) -> tuple[str, ...]:
         return tuple(self._offsets)
 
@@ -132,7 +141,9 @@ class WeightsWriter:
     def __init__(self, path: Path, sizes: Mapping[str, int], metadata: Mapping[str, str] | None = None) -> None:
         self.path = path
         self._temporary = path.with_name(f".{path.name}.part")
-        header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+        told = dict(metadata or {}) | ({DIGEST: _UNKNOWN} if len(sizes) == 1 else {})
+        header: dict[str, object] = {"__metadata__": told} if told else {}
+        self._digest, self._digested = hashlib.sha256(), 0
         offset = 0
         self._places: dict[str, tuple[int, int]] = {}
         for name, size in sizes.items():
@@ -141,7 +152,7 @@ class WeightsWriter:
             offset += 4 * size
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
-        self._data_start = 8 + len(text)
+        self._header, self._data_start = text, 8 + len(text)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         os.pwrite(self._file, len(text).to_bytes(8, "little") + text, 0)
@@ -154,12 +165,18 @@ class WeightsWriter:
             raise WrongShape(f"{name} has {size} values; {start}..{start + values.size} were written")
         view = np.ascontiguousarray(values, "<f4").data.cast("B")
         position = self._data_start + offset + 4 * start
+        if len(self._places) == 1 and start == self._digested:
+            self._digest.update(view)
+            self._digested += values.size
         while view:
             done = os.pwrite(self._file, view, position)
             view, position = view[done:], position + done
 
     def commit(self) -> Path:
         """Make the file durable and visible."""
+        if len(self._places) == 1 and self._digested == next(iter(self._places.values()))[1]:
+            known = self._header.replace(_UNKNOWN.encode(), self._digest.hexdigest().encode(), 1)
+            os.pwrite(self._file, known, 8)
         os.fsync(self._file)
         self._close()
         self._temporary.rename(self.path)

@@ -107,6 +107,17 @@ class Federation:
                 known.held = dict(held)
             return known
 
+    def genuine(self, silo: str, segment: str, version: int, digest: str) -> bool:
+        """Whether what a silo holds are the bits that were published; it gets anew what is not.
+
+        They are not after the federator went back to an older backup, or when the silo's disk has rotted.
+        """
+        known = self.versions.digest(segment, version)
+        if version <= self.current.get(segment, -1) and (not digest or not known or digest == known):
+            return True
+        log.warning("%s holds a version %d of %s that this federation never published", silo, version, segment)
+        return False
+
     def work(self, silo: str) -> Work | None:
         """The silo's part in the open round, or None if there is nothing (more) for it to do."""
         with self.changed:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import grpc
@@ -58,7 +58,7 @@ class FederationService(federation_pb2_grpc.FederationServicer):
                 silo,
                 request.samples,
                 {_plain(label, 64): count for label, count in request.labels.items()},
-                _held(request.held),
+                self._held(silo, request.held),
                 _plain(request.device, 200),
                 _plain(request.software, 60),
             )
@@ -76,7 +76,7 @@ class FederationService(federation_pb2_grpc.FederationServicer):
 
     def GetTask(self, request: pb.TaskRequest, context: grpc.ServicerContext) -> pb.Task:  # noqa: N802
         silo = self._silo(context)
-        self._federation.hear(silo, _held(request.held))
+        self._federation.hear(silo, self._held(silo, request.held))
         until = time.monotonic() + min(max(request.patience_s, 0.0), MAX_PATIENCE_S)
         with self._federation.changed:
             task = self._task(silo)
@@ -106,7 +106,10 @@ class FederationService(federation_pb2_grpc.FederationServicer):
                 up=[wire.manifest_to(manifest) for manifest in work.up],
                 personal=work.personal,
                 seed=federation.config.seed,
-                start=[pb.Held(segment=name, version=version) for name, version in work.start.items()],
+                start=[
+                    pb.Held(segment=name, version=version, digest=federation.versions.digest(name, version))
+                    for name, version in work.start.items()
+                ],
             ),
         )
 
@@ -202,6 +205,19 @@ class FederationService(federation_pb2_grpc.FederationServicer):
         self._federation.hear(silo, progress=False)
         return bool(context.is_active())
 
+    def _held(self, silo: str, items: Sequence[pb.Held]) -> Mapping[str, int]:
+        """The published versions that a silo really holds. Raises ProtocolError for a segment that there is not."""
+        if len(items) > MAX_HELD:
+            raise ProtocolError(f"{len(items)} held segments; at most {MAX_HELD}")
+        for item in items:
+            if item.segment not in self._federation.current or item.version < 0:
+                raise ProtocolError(f"{silo} holds {item.segment!r:.80} version {item.version}, which cannot be")
+        return {
+            item.segment: item.version
+            for item in items
+            if self._federation.genuine(silo, item.segment, item.version, item.digest)
+        }
+
     def _silo(self, context: grpc.ServicerContext, joined: bool = True) -> str:
         """The caller's name. Raises IdentityError, and ProtocolError for one that must have joined before."""
         identity = wire.caller(context, "silo")
@@ -222,10 +238,3 @@ class FederationService(federation_pb2_grpc.FederationServicer):
 def _plain(text: str, length: int) -> str:
     """What a silo says of itself, fit for a log line and a terminal."""
     return "".join(letter if letter.isprintable() else "?" for letter in text[:length])
-
-
-def _held(items: Iterable[pb.Held]) -> Mapping[str, int]:
-    found = {item.segment: item.version for item in items}
-    if len(found) > MAX_HELD:
-        raise ProtocolError(f"{len(found)} held segments; at most {MAX_HELD}")
-    return found

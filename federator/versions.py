@@ -47,6 +47,7 @@ class Versions:
 
     def __init__(self, folder: Path, layout: Layout, config: FederationConfig) -> None:
         self.layout, self.config = layout, config
+        self._digests: dict[tuple[str, int], str] = {}
         self._weights, self._published = folder / "weights", folder / "published"
         self._moments, self._losses = folder / "moments", folder / "losses"
         for each in (self._weights, self._published, self._moments, self._losses):
@@ -54,6 +55,14 @@ class Versions:
 
     def weights(self, segment: str, version: int) -> Path:
         return self._weights / f"{segment}@{version}.safetensors"
+
+    def digest(self, segment: str, version: int) -> str:
+        """SHA-256 of a published version; empty if it is not kept any more."""
+        place = self.weights(segment, version)
+        if (segment, version) not in self._digests and place.exists():
+            with WeightsReader(place) as reader:
+                self._digests[segment, version] = reader.digest
+        return self._digests.get((segment, version), "")
 
     def _outer(self, segment: str, version: int) -> Path:
         return self._moments / f"{segment}@{version}.safetensors"
@@ -135,6 +144,7 @@ class Versions:
     def publish(self, segment: str, base: int, version: int, contributions: list[Contribution]) -> None:
         """Fold updates into the files of a new version. Repeated after a crash, it writes the same bytes again."""
         manifest = self.manifest(segment, base if self.config.codec.delta else -1, version)
+        self._digests.pop((segment, version), None)
         size, codec = manifest.elements, self.config.codec
         with ExitStack() as files:
             spool = files.enter_context(closing(Spool(self.path(manifest), manifest, fresh=True)))

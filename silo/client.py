@@ -16,7 +16,7 @@ from feddiff.core import trust, wire
 from feddiff.core.errors import FedDiffError, FederatorUnavailable, ProtocolError
 from feddiff.core.identity import load_certificate
 from feddiff.core.transfer import Chunk, Receiver, Sender, Standing
-from feddiff.silo.session import RoundWork, Task
+from feddiff.silo.session import Held, RoundWork, Task
 from feddiff.v1 import federation_pb2 as pb
 from feddiff.v1 import federation_pb2_grpc, transfer_pb2
 
@@ -59,7 +59,7 @@ class Client:
         self,
         samples: int,
         labels: Mapping[str, int],
-        held: Mapping[str, int],
+        held: Mapping[str, Held],
         device: str,
         layout_digest: str,
     ) -> Welcome:
@@ -76,7 +76,7 @@ class Client:
         reply = self._ask(self._stub.Join, request, ANSWER_S)
         return Welcome(reply.config, reply.initial_digest)
 
-    def task(self, known: str, held: Mapping[str, int]) -> Task:
+    def task(self, known: str, held: Mapping[str, Held]) -> Task:
         """What to do; waits up to ``PATIENCE_S`` while it is still ``known``.
 
         Raises ProtocolError for a task that contradicts itself: personal segments are never handed out."""
@@ -91,7 +91,7 @@ class Client:
             reply.round.round,
             tuple(wire.manifests_from(reply.round.down)),
             tuple(wire.manifests_from(reply.round.up)),
-            {each.segment: each.version for each in reply.round.start},
+            {each.segment: Held(each.version, each.digest) for each in reply.round.start},
             tuple(reply.round.personal),
             reply.round.seed,
         )
@@ -197,8 +197,8 @@ class Client:
             raise FederatorUnavailable("this silo is stopping")
 
 
-def _held(held: Mapping[str, int]) -> list[pb.Held]:
-    return [pb.Held(segment=segment, version=version) for segment, version in sorted(held.items())]
+def _held(held: Mapping[str, Held]) -> list[pb.Held]:
+    return [pb.Held(segment=name, version=each.version, digest=each.digest) for name, each in sorted(held.items())]
 
 
 def _offer(round: int, holder: Receiver | Sender) -> transfer_pb2.Offer:

@@ -135,6 +135,9 @@ class Silo:
             self._display.end()
         for manifest in step.manifests:
             self._local.apply(manifest)
+        for segment, held in self._local.held().items():
+            if segment in work.start and held.is_not(work.start[segment]):
+                raise StoreError(f"{segment} came out as other bits than the federator published; is the disk sound?")
 
     def _train(self, work: RoundWork) -> bool:
         assert self._learner is not None

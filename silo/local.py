@@ -28,7 +28,7 @@ from feddiff.core.feedback import encode as feedback_encode
 from feddiff.core.segments import F32
 from feddiff.core.spool import Manifest, Spool, Transfer, checksum, committed
 from feddiff.core.store import WeightsReader, WeightsWriter, save, write_atomic
-from feddiff.silo.session import Progress, RoundWork
+from feddiff.silo.session import Held, Progress, RoundWork
 from feddiff.silo.trained import Trained
 
 
@@ -81,12 +81,16 @@ class Local:
         outbox = {path.name.removesuffix(".transfer") for path in (self.folder / "outbox").glob("*.transfer")}
         return Progress(self.held(), self.trained.round, outbox)
 
-    def held(self) -> dict[str, int]:
+    def held(self) -> dict[str, Held]:
         """The newest held version of each segment."""
-        found: dict[str, int] = {}
+        newest: dict[str, int] = {}
         for path in (self.folder / "held").glob("*@*.safetensors"):
-            segment, _, version = path.stem.rpartition("@")
-            found[segment] = max(int(version), found.get(segment, -1))
+            segment, _, number = path.stem.rpartition("@")
+            newest[segment] = max(int(number), newest.get(segment, -1))
+        found = {}
+        for segment, version in newest.items():
+            with WeightsReader(self._held(segment, version)) as reader:
+                found[segment] = Held(version, reader.digest)
         return found
 
     def _held(self, segment: str, version: int) -> Path:
@@ -124,7 +128,7 @@ class Local:
             for old in self._losses(manifest.segment):
                 old.unlink()
         for old in (self.folder / "held").glob(f"{manifest.segment}@*.safetensors"):
-            if int(old.stem.rpartition("@")[2]) < manifest.version:
+            if old != self._held(manifest.segment, manifest.version):
                 old.unlink()
 
     def keep_initial(self, vectors: Mapping[str, F32], digest: str) -> bool:
@@ -146,11 +150,11 @@ class Local:
         own = self.trained.open() if self.trained.round is not None else None
         found: dict[str, F32] = {}
         try:
-            for segment, version in held.items():
+            for segment, newest in held.items():
                 if own is not None and segment not in work.start and segment in own.names:
                     found[segment] = own.read(segment)
                 else:
-                    with WeightsReader(self._held(segment, work.start.get(segment, version))) as reader:
+                    with WeightsReader(self._held(segment, work.start.get(segment, newest).version)) as reader:
                         found[segment] = reader.read(segment)
         finally:
             if own is not None:

@@ -18,13 +18,25 @@ Action = Literal["wait", "fetch", "train", "encode", "submit", "finish"]
 
 
 @dataclass(frozen=True)
+class Held:
+    """A published version of a segment, and SHA-256 of its bytes (empty: not known)."""
+
+    version: int
+    digest: str = ""
+
+    def is_not(self, wanted: Held) -> bool:
+        """Whether these bits are known to be others than the wanted ones."""
+        return self.version != wanted.version or bool(self.digest and wanted.digest and self.digest != wanted.digest)
+
+
+@dataclass(frozen=True)
 class RoundWork:
     """A round's work as the federator gave it."""
 
     round: int
     down: tuple[Manifest, ...]
     up: tuple[Manifest, ...]
-    start: Mapping[str, int]
+    start: Mapping[str, Held]
     """Segments that training starts from at a published version; all others are the silo's own."""
     personal: tuple[str, ...]
     seed: int
@@ -44,7 +56,7 @@ class Task:
 class Progress:
     """What is safe on the silo's disk."""
 
-    held: Mapping[str, int] = field(default_factory=dict)
+    held: Mapping[str, Held] = field(default_factory=dict)
     trained: int | None = None
     """The newest round whose training is done."""
     encoded: Collection[str] = ()
@@ -67,7 +79,7 @@ def next_step(task: Task, progress: Progress) -> Step:
     work = task.work
     if work is None:
         return Step("wait", task.reason)
-    missing = tuple(each for each in work.down if each.version > progress.held.get(each.segment, -1))
+    missing = tuple(each for each in work.down if _lacks(progress, work, each))
     if missing:
         return Step("fetch", f"round {work.round}: {len(missing)} segments are to come", missing)
     if progress.trained != work.round:
@@ -76,3 +88,12 @@ def next_step(task: Task, progress: Progress) -> Step:
     if unready:
         return Step("encode", f"round {work.round}: {len(unready)} segments are not encoded yet", unready)
     return Step("submit", f"round {work.round} is ready to go", work.up)
+
+
+def _lacks(progress: Progress, work: RoundWork, manifest: Manifest) -> bool:
+    """Whether a transfer is still needed: it leads past what is held, or replaces what is held wrongly."""
+    held = progress.held.get(manifest.segment)
+    if held is None or manifest.version > held.version:
+        return True
+    wanted = work.start.get(manifest.segment)
+    return manifest.absolute and wanted is not None and held.is_not(wanted)

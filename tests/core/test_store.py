@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import stat
 import tempfile
@@ -33,7 +34,8 @@ def test_what_is_saved_is_read_bit_for_bit(model: dict[str, F32], metadata: dict
         path = save(Path(folder, "model"), model, metadata)
         with WeightsReader(path) as reader:
             assert set(reader.names) == set(model)
-            assert reader.metadata == metadata
+            assert {**reader.metadata, **metadata} == reader.metadata
+            assert reader.metadata.keys() - metadata.keys() <= {"sha256"}
             for name, vector in model.items():
                 assert reader.size(name) == vector.size
                 assert reader.read(name).tobytes() == vector.tobytes()
@@ -197,3 +199,23 @@ def test_write_atomic_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.iterdir()] == ["taken"]
     with pytest.raises(StoreError):
         write_atomic(tmp_path / "missing" / "file", b"data")
+
+
+def test_a_file_of_one_vector_carries_the_digest_of_its_bytes(tmp_path: Path) -> None:
+    values = np.arange(1000, dtype=np.float32)
+    with WeightsWriter(tmp_path / "one", {"s": 1000}) as writer:
+        writer.write("s", 0, values[:300])
+        writer.write("s", 300, values[300:])
+        writer.commit()
+    with WeightsReader(tmp_path / "one") as reader:
+        assert reader.digest == hashlib.sha256(values.tobytes()).hexdigest()
+    with WeightsWriter(tmp_path / "other", {"s": 1000}) as writer:  # out of order: no digest rather than a wrong one
+        writer.write("s", 300, values[300:])
+        writer.write("s", 0, values[:300])
+        writer.commit()
+    with WeightsReader(tmp_path / "other") as reader:
+        assert reader.digest == ""
+        assert reader.read("s").tobytes() == values.tobytes()
+    save(tmp_path / "two", {"s": values, "t": values})
+    with WeightsReader(tmp_path / "two") as reader:
+        assert reader.digest == ""

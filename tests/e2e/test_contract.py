@@ -78,8 +78,12 @@ def test_a_federation_survives_odd_peers(stage: Stage) -> None:
     assert stub.GetTask(pb.TaskRequest(known_task="round-0", patience_s=25), timeout=10).id == "round-1"
     assert stub.GetTask(pb.TaskRequest(known_task="round-1", patience_s=0.1), timeout=10).id == "round-1"
     with pytest.raises(grpc.RpcError) as caught:
-        stub.GetTask(pb.TaskRequest(held=[pb.Held(segment="decoder.0", version=7)]), timeout=10)
-    assert "version 7, which never was" in str(wire.raised(caught.value))
+        stub.GetTask(pb.TaskRequest(held=[pb.Held(segment="lobby", version=0)]), timeout=10)
+    assert "'lobby' version 0, which cannot be" in str(wire.raised(caught.value))
+    # Bits that were never published are not believed: the task brings the segment anew.
+    for foreign in (pb.Held(segment="decoder.0", version=7), pb.Held(segment="decoder.0", version=0, digest="0" * 64)):
+        task = stub.GetTask(pb.TaskRequest(held=[foreign]), timeout=10)
+        assert "decoder.0" in [manifest.segment for manifest in task.round.down]
 
     # After all that, the same silo behaves, and the federation ends as if nothing had been.
     silo = stage.noise("hospital-b", samples=4)

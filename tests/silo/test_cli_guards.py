@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from feddiff.core import pki
+from feddiff.core import console, pki
 from feddiff.core.errors import CertificateExpired
 from feddiff.federator import site
 from feddiff.silo import cli
@@ -25,8 +24,9 @@ NAME = "hospital-a"
 
 
 @pytest.fixture(autouse=True)
-def _handlers() -> Iterator[None]:
-    """The command sets signal handlers."""
+def _own_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The command sets up signals and logging as if the process were its own."""
+    monkeypatch.setattr(console, "log_lines", lambda verbose: None)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
     for number, handler in before.items():
@@ -162,7 +162,7 @@ def test_nobody_enrols_in_a_folder_that_is_in_use(
         refused(capsys, STATE, says, "join", invitation, "--state", state)
         refused(capsys, STATE, says, "--data", data, "--federator", address, "--state", state, "--join", invitation)
         assert tree(state) == before
-    assert "key.pem" not in os.listdir(state)
+    assert not (state / "key.pem").exists()
 
 
 def test_a_certificate_that_has_expired_is_said_before_anybody_is_called(tmp_path: Path, address: str) -> None:

@@ -17,7 +17,7 @@ from feddiff.core.segments import F32
 from feddiff.core.spool import Manifest, Spool, Transfer, checksum
 from feddiff.core.store import WeightsReader, save
 from feddiff.silo.local import Local, read_identity
-from feddiff.silo.session import Progress, RoundWork, Task, next_step
+from feddiff.silo.session import Held, Progress, RoundWork, Task, next_step
 from feddiff.silo.trained import Trained
 
 SIZE, CHUNK = 1000, 300
@@ -38,7 +38,12 @@ def up(base: int = 0, codec: str = "fp32", round: int = 1, segment: str = DECODE
 
 
 def work(round: int = 1, **start: int) -> RoundWork:
-    return RoundWork(round, (), (up(round=round, base=round - 1),), start or {DECODER: round - 1}, (ENCODER,), 7)
+    begins = {name: Held(version) for name, version in (start or {DECODER: round - 1}).items()}
+    return RoundWork(round, (), (up(round=round, base=round - 1),), begins, (ENCODER,), 7)
+
+
+def versions(local: Local) -> dict[str, int]:
+    return {segment: held.version for segment, held in local.held().items()}
 
 
 def received(local: Local, manifest: Manifest, values: F32, base: F32 | None = None) -> Path:
@@ -140,7 +145,7 @@ def test_a_received_version_is_held_bit_for_bit_and_replaces_the_one_before(loca
         for start in range(0, SIZE, CHUNK)
     ]
     assert held_by(local, DECODER, 1).tobytes() == np.concatenate(decoded).tobytes()
-    assert local.held() == {ENCODER: 0, DECODER: 1}
+    assert versions(local) == {ENCODER: 0, DECODER: 1}
     assert sorted(path.name for path in (local.folder / "held").iterdir()) == [
         "decoder.0@1.safetensors",
         "encoder.in@0.safetensors",
@@ -165,11 +170,11 @@ def test_a_transfer_that_was_damaged_on_disk_is_fetched_again(local: Local) -> N
     place.write_bytes(text)
     with pytest.raises(StoreError, match="damaged"):
         local.apply(manifest)
-    assert local.held() == {ENCODER: 0, DECODER: 0}
+    assert versions(local) == {ENCODER: 0, DECODER: 0}
     assert not place.exists()
     received(local, manifest, vector(1), vector(1))
     local.apply(manifest)
-    assert local.held() == {ENCODER: 0, DECODER: 1}
+    assert versions(local) == {ENCODER: 0, DECODER: 1}
 
 
 # -- a kill at any moment
@@ -184,7 +189,8 @@ def test_progress_is_what_is_whole(local: Local) -> None:
     local.trained.keep(1, {ENCODER: vector(1), DECODER: vector(2)}, None, {})
     local.encode(work(), up(), feedback=True)
     before = local.progress()
-    assert before == Progress({ENCODER: 0, DECODER: 0}, 1, {up().transfer})
+    assert versions(local) == {ENCODER: 0, DECODER: 0}
+    assert before == Progress(local.held(), 1, {up().transfer})
     # What kills leave behind: a version, a training and transfers in the making, and a stale transfer.
     (local.folder / "held" / ".decoder.0@7.safetensors.part").write_bytes(b"half")
     (local.folder / "trained" / ".round-9.safetensors.part").write_bytes(b"half")
@@ -207,11 +213,11 @@ def test_a_kill_while_applying_a_version(local: Local) -> None:
 def test_a_kill_after_the_version_and_before_the_old_one_is_gone(local: Local) -> None:
     hold(local)
     save(local.folder / "held" / "decoder.0@1.safetensors", {DECODER: vector(5)})
-    assert local.held() == {ENCODER: 0, DECODER: 1}
+    assert versions(local) == {ENCODER: 0, DECODER: 1}
     manifest = down(1, 2)
     received(local, manifest, vector(6), vector(5))
     local.apply(manifest)
-    assert local.held() == {ENCODER: 0, DECODER: 2}
+    assert versions(local) == {ENCODER: 0, DECODER: 2}
     assert not list((local.folder / "held").glob("decoder.0@[01].*"))
 
 
@@ -360,4 +366,4 @@ def test_initial_weights_made_here_are_held_only_if_they_are_the_federators(loca
     assert not local.keep_initial({ENCODER: vector(1), DECODER: vector(3)}, digest)
     assert local.held() == {}
     assert local.keep_initial(made, digest)
-    assert local.held() == {ENCODER: 0, DECODER: 0}
+    assert versions(local) == {ENCODER: 0, DECODER: 0}

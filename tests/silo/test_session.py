@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feddiff.core.spool import Manifest
-from feddiff.silo.session import Progress, RoundWork, Task, next_step
+from feddiff.silo.session import Held, Progress, RoundWork, Task, next_step
 
 SEGMENTS = ("encoder.in", "bottleneck", "decoder.0")
 
@@ -21,9 +21,9 @@ def up(segment: str) -> Manifest:
 
 
 DOWN = (down("encoder.in", -1, 0), down("decoder.0", 1, 2), down("decoder.0", 2, 3))
-WORK = RoundWork(4, DOWN, (up("decoder.0"), up("bottleneck")), {"decoder.0": 3}, ("encoder.in",), 7)
+WORK = RoundWork(4, DOWN, (up("decoder.0"), up("bottleneck")), {"decoder.0": Held(3, "c3")}, ("encoder.in",), 7)
 TASK = Task("round-4", "2 silos are here", WORK)
-READY = {"encoder.in": 0, "bottleneck": 0, "decoder.0": 3}
+READY = {"encoder.in": Held(0), "bottleneck": Held(0), "decoder.0": Held(3, "c3")}
 ENCODED = tuple(each.transfer for each in WORK.up)
 
 
@@ -31,9 +31,9 @@ ENCODED = tuple(each.transfer for each in WORK.up)
     ("progress", "action", "manifests"),
     [
         (Progress(), "fetch", DOWN),
-        (Progress({"decoder.0": 1}), "fetch", DOWN),
-        (Progress({"encoder.in": 0, "decoder.0": 1}), "fetch", DOWN[1:]),
-        (Progress({"encoder.in": 0, "decoder.0": 2}), "fetch", DOWN[2:]),
+        (Progress({"decoder.0": Held(1)}), "fetch", DOWN),
+        (Progress({"encoder.in": Held(0), "decoder.0": Held(1)}), "fetch", DOWN[1:]),
+        (Progress({"encoder.in": Held(0), "decoder.0": Held(2, "c2")}), "fetch", DOWN[2:]),
         (Progress(READY), "train", ()),
         (Progress(READY, 3), "train", ()),
         (Progress(READY, 3, ENCODED), "train", ()),
@@ -42,7 +42,7 @@ ENCODED = tuple(each.transfer for each in WORK.up)
         (Progress(READY, 4, ["up.3.clinic.decoder.0"]), "encode", WORK.up),
         (Progress(READY, 4, ENCODED[:1]), "encode", WORK.up[1:]),
         (Progress(READY, 4, ENCODED), "submit", WORK.up),
-        (Progress({"decoder.0": 3}, 4, ENCODED), "fetch", DOWN[:1]),
+        (Progress({"decoder.0": Held(3)}, 4, ENCODED), "fetch", DOWN[:1]),
     ],
 )
 def test_what_comes_next(progress: Progress, action: str, manifests: tuple[Manifest, ...]) -> None:
@@ -65,7 +65,7 @@ def test_a_silo_that_reports_nothing_submits_at_once() -> None:
 
 progresses = st.builds(
     Progress,
-    st.dictionaries(st.sampled_from(SEGMENTS), st.integers(0, 4)),
+    st.dictionaries(st.sampled_from(SEGMENTS), st.builds(Held, st.integers(0, 4))),
     st.none() | st.integers(0, 5),
     st.frozensets(st.sampled_from([*ENCODED, "up.3.clinic.decoder.0"])),
 )
@@ -74,7 +74,7 @@ progresses = st.builds(
 def done(progress: Progress, action: str, manifests: tuple[Manifest, ...]) -> Progress:
     """What is on the disk after a step."""
     if action == "fetch":
-        return replace(progress, held={**progress.held, **{each.segment: each.version for each in manifests}})
+        return replace(progress, held={**progress.held, **{each.segment: Held(each.version) for each in manifests}})
     if action == "train":
         return replace(progress, trained=WORK.round)
     return replace(progress, encoded={*progress.encoded, *(each.transfer for each in manifests)})
@@ -94,9 +94,27 @@ def test_from_any_disk_a_round_ends_with_its_submission_and_nothing_is_done_twic
 
 @given(progresses, st.integers(0, 5))
 def test_a_chain_is_fetched_from_where_the_silo_stands(progress: Progress, held: int) -> None:
-    progress = replace(progress, held={**progress.held, "decoder.0": held})
+    progress = replace(progress, held={**progress.held, "decoder.0": Held(held)})
     step = next_step(TASK, progress)
     wanted = (
         [each.base_version for each in step.manifests if each.segment == "decoder.0"] if step.action == "fetch" else []
     )
     assert wanted == [base for base in (1, 2) if base >= held or held == 0]
+
+
+@pytest.mark.parametrize(
+    ("held", "fetched"),
+    [
+        (Held(3, "c3"), False),
+        (Held(3), False),  # an older file that knows no digest is believed
+        (Held(3, "other"), True),  # the disk has rotted
+        (Held(5, "other"), True),  # the federator went back to an older backup
+        (Held(5), True),
+        (Held(2, "c2"), True),
+    ],
+)
+def test_a_snapshot_replaces_bits_that_are_not_the_published_ones(held: Held, fetched: bool) -> None:
+    snapshot = down("decoder.0", -1, 3)
+    task = replace(TASK, work=replace(WORK, down=(snapshot,)))
+    step = next_step(task, Progress({**READY, "decoder.0": held}))
+    assert (step.action, step.manifests) == (("fetch", (snapshot,)) if fetched else ("train", ()))

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from feddiff.v1 import transfer_pb2 as feddiff_dot_v1_dot_transfer__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x66\x65\x64\x64iff/v1/federation.proto\x12\nfeddiff.v1\x1a\x19\x66\x65\x64\x64iff/v1/transfer.proto\"(\n\x04Held\x12\x0f\n\x07segment\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"\xed\x01\n\x0bJoinRequest\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x10\n\x08software\x18\x02 \x01(\t\x12\x0f\n\x07samples\x18\x03 \x01(\x04\x12\x33\n\x06labels\x18\x04 \x03(\x0b\x32#.feddiff.v1.JoinRequest.LabelsEntry\x12\x1e\n\x04held\x18\x05 \x03(\x0b\x32\x10.feddiff.v1.Held\x12\x0e\n\x06\x64\x65vice\x18\x06 \x01(\t\x12\x15\n\rlayout_digest\x18\x07 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x99\x01\n\tJoinReply\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x10\n\x08software\x18\x02 \x01(\t\x12\x12\n\nfederation\x18\x03 \x01(\t\x12\x0e\n\x06\x63onfig\x18\x04 \x01(\x0c\x12\x15\n\rconfig_digest\x18\x05 \x01(\t\x12\x15\n\rlayout_digest\x18\x06 \x01(\t\x12\x16\n\x0einitial_digest\x18\x07 \x01(\t\"U\n\x0bTaskRequest\x12\x12\n\nknown_task\x18\x01 \x01(\t\x12\x12\n\npatience_s\x18\x02 \x01(\x02\x12\x1e\n\x04held\x18\x03 \x03(\x0b\x32\x10.feddiff.v1.Held\"\x9e\x01\n\x04Task\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12 \n\x04wait\x18\x03 \x01(\x0b\x32\x10.feddiff.v1.WaitH\x00\x12&\n\x05round\x18\x04 \x01(\x0b\x32\x15.feddiff.v1.RoundTaskH\x00\x12(\n\x08\x66inished\x18\x05 \x01(\x0b\x32\x14.feddiff.v1.FinishedH\x00\x42\x06\n\x04kind\"\x06\n\x04Wait\"\xa1\x01\n\tRoundTask\x12\r\n\x05round\x18\x01 \x01(\x03\x12\"\n\x04\x64own\x18\x02 \x03(\x0b\x32\x14.feddiff.v1.Manifest\x12 \n\x02up\x18\x03 \x03(\x0b\x32\x14.feddiff.v1.Manifest\x12\x10\n\x08personal\x18\x04 \x03(\t\x12\x0c\n\x04seed\x18\x05 \x01(\x03\x12\x1f\n\x05start\x18\x06 \x03(\x0b\x32\x10.feddiff.v1.Held\"\x1a\n\x08\x46inished\x12\x0e\n\x06rounds\x18\x01 \x01(\x03\"\xb3\x01\n\rReportRequest\x12\r\n\x05round\x18\x01 \x01(\x03\x12\r\n\x05phase\x18\x02 \x01(\t\x12\x0c\n\x04step\x18\x03 \x01(\x04\x12\r\n\x05steps\x18\x04 \x01(\x04\x12\x37\n\x07metrics\x18\x05 \x03(\x0b\x32&.feddiff.v1.ReportRequest.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\".\n\x0bReportReply\x12\x0f\n\x07\x61\x62\x61ndon\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t2\xb7\x02\n\nFederation\x12\x36\n\x04Join\x12\x17.feddiff.v1.JoinRequest\x1a\x15.feddiff.v1.JoinReply\x12\x34\n\x07GetTask\x12\x17.feddiff.v1.TaskRequest\x1a\x10.feddiff.v1.Task\x12;\n\x05\x46\x65tch\x12\x18.feddiff.v1.FetchRequest\x1a\x16.feddiff.v1.FetchReply0\x01\x12@\n\x06Submit\x12\x19.feddiff.v1.SubmitRequest\x1a\x17.feddiff.v1.SubmitReply(\x01\x30\x01\x12<\n\x06Report\x12\x19.feddiff.v1.ReportRequest\x1a\x17.feddiff.v1.ReportReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x66\x65\x64\x64iff/v1/federation.proto\x12\nfeddiff.v1\x1a\x19\x66\x65\x64\x64iff/v1/transfer.proto\"8\n\x04Held\x12\x0f\n\x07segment\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\"\xed\x01\n\x0bJoinRequest\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x10\n\x08software\x18\x02 \x01(\t\x12\x0f\n\x07samples\x18\x03 \x01(\x04\x12\x33\n\x06labels\x18\x04 \x03(\x0b\x32#.feddiff.v1.JoinRequest.LabelsEntry\x12\x1e\n\x04held\x18\x05 \x03(\x0b\x32\x10.feddiff.v1.Held\x12\x0e\n\x06\x64\x65vice\x18\x06 \x01(\t\x12\x15\n\rlayout_digest\x18\x07 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x99\x01\n\tJoinReply\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x10\n\x08software\x18\x02 \x01(\t\x12\x12\n\nfederation\x18\x03 \x01(\t\x12\x0e\n\x06\x63onfig\x18\x04 \x01(\x0c\x12\x15\n\rconfig_digest\x18\x05 \x01(\t\x12\x15\n\rlayout_digest\x18\x06 \x01(\t\x12\x16\n\x0einitial_digest\x18\x07 \x01(\t\"U\n\x0bTaskRequest\x12\x12\n\nknown_task\x18\x01 \x01(\t\x12\x12\n\npatience_s\x18\x02 \x01(\x02\x12\x1e\n\x04held\x18\x03 \x03(\x0b\x32\x10.feddiff.v1.Held\"\x9e\x01\n\x04Task\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12 \n\x04wait\x18\x03 \x01(\x0b\x32\x10.feddiff.v1.WaitH\x00\x12&\n\x05round\x18\x04 \x01(\x0b\x32\x15.feddiff.v1.RoundTaskH\x00\x12(\n\x08\x66inished\x18\x05 \x01(\x0b\x32\x14.feddiff.v1.FinishedH\x00\x42\x06\n\x04kind\"\x06\n\x04Wait\"\xa1\x01\n\tRoundTask\x12\r\n\x05round\x18\x01 \x01(\x03\x12\"\n\x04\x64own\x18\x02 \x03(\x0b\x32\x14.feddiff.v1.Manifest\x12 \n\x02up\x18\x03 \x03(\x0b\x32\x14.feddiff.v1.Manifest\x12\x10\n\x08personal\x18\x04 \x03(\t\x12\x0c\n\x04seed\x18\x05 \x01(\x03\x12\x1f\n\x05start\x18\x06 \x03(\x0b\x32\x10.feddiff.v1.Held\"\x1a\n\x08\x46inished\x12\x0e\n\x06rounds\x18\x01 \x01(\x03\"\xb3\x01\n\rReportRequest\x12\r\n\x05round\x18\x01 \x01(\x03\x12\r\n\x05phase\x18\x02 \x01(\t\x12\x0c\n\x04step\x18\x03 \x01(\x04\x12\r\n\x05steps\x18\x04 \x01(\x04\x12\x37\n\x07metrics\x18\x05 \x03(\x0b\x32&.feddiff.v1.ReportRequest.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\".\n\x0bReportReply\x12\x0f\n\x07\x61\x62\x61ndon\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t2\xb7\x02\n\nFederation\x12\x36\n\x04Join\x12\x17.feddiff.v1.JoinRequest\x1a\x15.feddiff.v1.JoinReply\x12\x34\n\x07GetTask\x12\x17.feddiff.v1.TaskRequest\x1a\x10.feddiff.v1.Task\x12;\n\x05\x46\x65tch\x12\x18.feddiff.v1.FetchRequest\x1a\x16.feddiff.v1.FetchReply0\x01\x12@\n\x06Submit\x12\x19.feddiff.v1.SubmitRequest\x1a\x17.feddiff.v1.SubmitReply(\x01\x30\x01\x12<\n\x06Report\x12\x19.feddiff.v1.ReportRequest\x1a\x17.feddiff.v1.ReportReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,29 +37,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REPORTREQUEST_METRICSENTRY']._loaded_options = None
   _globals['_REPORTREQUEST_METRICSENTRY']._serialized_options = b'8\001'
   _globals['_HELD']._serialized_start=70
-  _globals['_HELD']._serialized_end=110
-  _globals['_JOINREQUEST']._serialized_start=113
-  _globals['_JOINREQUEST']._serialized_end=350
-  _globals['_JOINREQUEST_LABELSENTRY']._serialized_start=305
-  _globals['_JOINREQUEST_LABELSENTRY']._serialized_end=350
-  _globals['_JOINREPLY']._serialized_start=353
-  _globals['_JOINREPLY']._serialized_end=506
-  _globals['_TASKREQUEST']._serialized_start=508
-  _globals['_TASKREQUEST']._serialized_end=593
-  _globals['_TASK']._serialized_start=596
-  _globals['_TASK']._serialized_end=754
-  _globals['_WAIT']._serialized_start=756
-  _globals['_WAIT']._serialized_end=762
-  _globals['_ROUNDTASK']._serialized_start=765
-  _globals['_ROUNDTASK']._serialized_end=926
-  _globals['_FINISHED']._serialized_start=928
-  _globals['_FINISHED']._serialized_end=954
-  _globals['_REPORTREQUEST']._serialized_start=957
-  _globals['_REPORTREQUEST']._serialized_end=1136
-  _globals['_REPORTREQUEST_METRICSENTRY']._serialized_start=1090
-  _globals['_REPORTREQUEST_METRICSENTRY']._serialized_end=1136
-  _globals['_REPORTREPLY']._serialized_start=1138
-  _globals['_REPORTREPLY']._serialized_end=1184
-  _globals['_FEDERATION']._serialized_start=1187
-  _globals['_FEDERATION']._serialized_end=1498
+  _globals['_HELD']._serialized_end=126
+  _globals['_JOINREQUEST']._serialized_start=129
+  _globals['_JOINREQUEST']._serialized_end=366
+  _globals['_JOINREQUEST_LABELSENTRY']._serialized_start=321
+  _globals['_JOINREQUEST_LABELSENTRY']._serialized_end=366
+  _globals['_JOINREPLY']._serialized_start=369
+  _globals['_JOINREPLY']._serialized_end=522
+  _globals['_TASKREQUEST']._serialized_start=524
+  _globals['_TASKREQUEST']._serialized_end=609
+  _globals['_TASK']._serialized_start=612
+  _globals['_TASK']._serialized_end=770
+  _globals['_WAIT']._serialized_start=772
+  _globals['_WAIT']._serialized_end=778
+  _globals['_ROUNDTASK']._serialized_start=781
+  _globals['_ROUNDTASK']._serialized_end=942
+  _globals['_FINISHED']._serialized_start=944
+  _globals['_FINISHED']._serialized_end=970
+  _globals['_REPORTREQUEST']._serialized_start=973
+  _globals['_REPORTREQUEST']._serialized_end=1152
+  _globals['_REPORTREQUEST_METRICSENTRY']._serialized_start=1106
+  _globals['_REPORTREQUEST_METRICSENTRY']._serialized_end=1152
+  _globals['_REPORTREPLY']._serialized_start=1154
+  _globals['_REPORTREPLY']._serialized_end=1200
+  _globals['_FEDERATION']._serialized_start=1203
+  _globals['_FEDERATION']._serialized_end=1514
 # @@protoc_insertion_point(module_scope)

@@ -8,12 +8,14 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Held(_message.Message):
-    __slots__ = ("segment", "version")
+    __slots__ = ("segment", "version", "digest")
     SEGMENT_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
     segment: str
     version: int
-    def __init__(self, segment: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
+    digest: str
+    def __init__(self, segment: _Optional[str] = ..., version: _Optional[int] = ..., digest: _Optional[str] = ...) -> None: ...
 
 class JoinRequest(_message.Message):
     __slots__ = ("protocol", "software", "samples", "labels", "held", "device", "layout_digest")
