@@ -16,13 +16,13 @@ import json
 import os
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from feddiff.core.codec import CODECS, payload_bound
 from feddiff.core.errors import DigestMismatch, FedDiffError, OffsetMismatch, ProtocolError, StoreError, TooLarge
-from feddiff.core.store import sync_folder
+from feddiff.core.store import sync_folder, write_at
 
 MAX_CHUNK_ELEMENTS = 1 << 20
 MAX_CHUNKS = 1 << 24
@@ -134,8 +134,7 @@ class Spool:
         if checksum(payload) != check:
             raise DigestMismatch(f"{self.manifest.transfer}: chunk {index} does not match its checksum")
         header = _RECORD.pack(index, len(payload), check)
-        _write_all(self._file, (header, payload), self._end)
-        self._end += len(header) + len(payload)
+        self._end = write_at(self._file, payload, write_at(self._file, header, self._end))
         self._count(check, len(payload))
         return True
 
@@ -151,7 +150,7 @@ class Spool:
             )
         if digest != self.digest():
             raise DigestMismatch(f"{self.manifest.transfer}: sent {digest.hex()[:16]}, got {self.digest().hex()[:16]}")
-        _write_all(self._file, (_RECORD.pack(_SEAL, len(digest), checksum(digest)), digest), self._end)
+        write_at(self._file, _RECORD.pack(_SEAL, len(digest), checksum(digest)) + digest, self._end)
         os.fsync(self._file)
         self.close()
         self._part.rename(self.path)
@@ -256,11 +255,3 @@ def _records(file: int, position: int, manifest: Manifest, due: int = 0) -> Iter
         position += _RECORD.size + length
         yield _Record(index, payload, check, position)
         due += 1
-
-
-def _write_all(file: int, pieces: Sequence[bytes], position: int) -> None:
-    for piece in pieces:
-        view = memoryview(piece)
-        while view:
-            done = os.pwrite(file, view, position)
-            view, position = view[done:], position + done

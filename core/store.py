@@ -36,6 +36,15 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def write_at(file: int, data: bytes | memoryview, position: int) -> int:
+    """Write all of it from a position on; returns the position after it."""
+    view = memoryview(data)
+    while view:
+        done = os.pwrite(file, view, position)
+        view, position = view[done:], position + done
+    return position
+
+
 def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Replace a small file durably: temporary file, fsync, rename, fsync of the folder. Raises StoreError."""
     try:
@@ -168,9 +177,7 @@ class WeightsWriter:
         if len(self._places) == 1 and start == self._digested:
             self._digest.update(view)
             self._digested += values.size
-        while view:
-            done = os.pwrite(self._file, view, position)
-            view, position = view[done:], position + done
+        write_at(self._file, view, position)
 
     def commit(self) -> Path:
         """Make the file durable and visible."""
