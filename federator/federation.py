@@ -196,7 +196,8 @@ class Federation:
             work = self.work(silo)
             if work is None or work.round != round:
                 return False
-            known.metrics |= set(list(metrics)[: MAX_METRICS - len(known.metrics)])
+            new = [name for name in metrics if name not in known.metrics]
+            known.metrics |= set(new[: MAX_METRICS - len(known.metrics)])
             finite = {name: v for name, v in metrics.items() if math.isfinite(v) and name in known.metrics}
             if finite:
                 self.journal.measure(round, silo, finite)

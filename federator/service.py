@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import grpc
 
 from feddiff.core import wire
-from feddiff.core.errors import ProtocolError
+from feddiff.core.errors import ProtocolError, StoreError
 from feddiff.core.transfer import Chunk, Commit, Receiver, Sender
 from feddiff.federator.federation import Federation
 from feddiff.federator.gate import Gate, Passage
@@ -122,17 +122,21 @@ class FederationService(federation_pb2_grpc.FederationServicer):
         self._federation.hear(silo).phase = "fetching"
         number = 0 if self._federation.round is None else self._federation.round.round
         with contextlib.closing(sender), self._gate.pass_through(lambda: self._alive(silo, context)) as passage:
-            for part in sender.parts(wire.standing_from(request.standing)):
-                if not self._alive(silo, context):
-                    return
-                reply = wire.part_to(part, transfer_pb2.FetchReply)
-                size = wire.framed(reply.ByteSize())
-                began = time.monotonic()
-                yield reply
-                took = time.monotonic() - began
-                self._federation.hear(silo)
-                passage.waited(took)
-                self._traffic.sent(number, silo, sender.transfers[part.offer], part, size, took)
+            try:
+                for part in sender.parts(wire.standing_from(request.standing)):
+                    if not self._alive(silo, context):
+                        return
+                    reply = wire.part_to(part, transfer_pb2.FetchReply)
+                    size = wire.framed(reply.ByteSize())
+                    began = time.monotonic()
+                    yield reply
+                    took = time.monotonic() - began
+                    self._federation.hear(silo)
+                    passage.waited(took)
+                    self._traffic.sent(number, silo, sender.transfers[part.offer], part, size, took)
+            except StoreError:  # a chunk is damaged on disk, which no opening shows
+                self._federation.versions.discard(sender.manifests)
+                raise
 
     def Submit(  # noqa: N802
         self, requests: Iterator[transfer_pb2.SubmitRequest], context: grpc.ServicerContext

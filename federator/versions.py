@@ -12,7 +12,7 @@ Sits between ``fold`` and the service. Nothing here decides what is current: the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -137,9 +137,13 @@ class Versions:
         try:
             return Transfer(self.path(manifest))
         except StoreError:
-            # Without the damaged file the next route goes by a snapshot.
-            self.path(manifest).unlink(missing_ok=True)
+            self.discard([manifest])
             raise
+
+    def discard(self, damaged: Iterable[Manifest]) -> None:
+        """Delete published transfers: without them the next route goes by a snapshot, which is encoded anew."""
+        for manifest in damaged:
+            self.path(manifest).unlink(missing_ok=True)
 
     def publish(self, segment: str, base: int, version: int, contributions: list[Contribution]) -> None:
         """Fold updates into the files of a new version. Repeated after a crash, it writes the same bytes again."""
