@@ -188,7 +188,7 @@ class Federator:
         federation, current = self.federation, self.federation.round
         assert current is not None
         left_out = sorted({each.silo for each in current.plan.assignments} - set(silos))
-        if left_out:
+        if left_out and silos:
             log.warning("round %d is averaged WITHOUT %s", current.round, ", ".join(left_out))
         versions: dict[str, int] = {}
         assignments = [each for each in current.plan.assignments if each.silo in silos]

@@ -97,5 +97,5 @@ class Ledger:
     def wire(self, direction: Direction, round: int | None = None) -> int:
         """Bytes that crossed in one direction, in one round or in all."""
         where, values = ("", ()) if round is None else (" AND round = ?", (round,))
-        query = f"SELECT total(wire) FROM ledger WHERE direction = ?{where}"
+        query = f"SELECT coalesce(sum(wire), 0) FROM ledger WHERE direction = ?{where}"
         return int(self._database.rows(query, (direction, *values))[0][0])

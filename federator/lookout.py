@@ -19,7 +19,7 @@ def look(federation: Federation, now: float) -> View:
                 progress = max(federation.since, known.progress_at) if known else federation.since
                 why = "evicted" if each.silo in federation.evicted else rejected.get(each.silo)
                 planned[each.silo] = Planned(each.silo in federation.committed, progress, why)
-            usable = federation.committed - rejected.keys()
+            usable = federation.committed - rejected.keys() - federation.evicted
             if len(usable) >= federation.config.rounds.needed and federation.quorum_since is None:
                 federation.quorum_since = now
         return View(
