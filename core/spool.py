@@ -22,7 +22,7 @@ from pathlib import Path
 
 from feddiff.core.codec import CODECS, payload_bound
 from feddiff.core.errors import DigestMismatch, FedDiffError, OffsetMismatch, ProtocolError, StoreError, TooLarge
-from feddiff.core.store import sync_folder, write_at
+from feddiff.core.store import make_visible, write_at
 
 MAX_CHUNK_ELEMENTS = 1 << 20
 MAX_CHUNKS = 1 << 24
@@ -151,10 +151,8 @@ class Spool:
         if digest != self.digest():
             raise DigestMismatch(f"{self.manifest.transfer}: sent {digest.hex()[:16]}, got {self.digest().hex()[:16]}")
         write_at(self._file, _RECORD.pack(_SEAL, len(digest), checksum(digest)) + digest, self._end)
-        os.fsync(self._file)
+        make_visible(self._file, self._part, self.path)
         self.close()
-        self._part.rename(self.path)
-        sync_folder(self.path.parent)
         return self.path
 
     def close(self) -> None:

@@ -45,6 +45,13 @@ def write_at(file: int, data: bytes | memoryview, position: int) -> int:
     return position
 
 
+def make_visible(file: int, temporary: Path, path: Path) -> None:
+    """The durable step of every large file: fsync, rename, fsync of the folder."""
+    os.fsync(file)
+    temporary.rename(path)
+    sync_folder(path.parent)
+
+
 def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Replace a small file durably: temporary file, fsync, rename, fsync of the folder. Raises StoreError."""
     try:
@@ -184,10 +191,8 @@ class WeightsWriter:
         if len(self._places) == 1 and self._digested == next(iter(self._places.values()))[1]:
             known = self._header.replace(_UNKNOWN.encode(), self._digest.hexdigest().encode(), 1)
             os.pwrite(self._file, known, 8)
-        os.fsync(self._file)
+        make_visible(self._file, self._temporary, self.path)
         self._close()
-        self._temporary.rename(self.path)
-        sync_folder(self.path.parent)
         return self.path
 
     def _close(self) -> None:

@@ -53,8 +53,7 @@ class Intake:
             if self._open.get(silo) is not receiver:
                 raise TransferError(f"{silo} has opened another upload since")
             if isinstance(part, Chunk):
-                if self._federation.open_round() != round:
-                    raise RoundClosed(f"round {round} is over; the update of {silo} came too late")
+                self._check_round(silo, round)
                 return receiver.chunk(part)
             self._check_open(silo, round)
             receiver.commit(part)
@@ -75,10 +74,14 @@ class Intake:
         )
         return federation.committed_segment(silo, round, manifest.segment, part.digest, cost)
 
+    def _check_round(self, silo: str, round: int) -> None:
+        """The part of the check that every chunk can afford: it asks no database."""
+        if self._federation.open_round() != round:
+            raise RoundClosed(f"round {round} is over; the update of {silo} came too late")
+
     def _check_open(self, silo: str, round: int) -> None:
         federation = self._federation
-        if federation.open_round() != round:
-            raise RoundClosed(f"round {round} is over; the update of {silo} came too late")
+        self._check_round(silo, round)
         if federation.assignment(silo) is None:
             raise NotSelected(f"{silo} has no part in round {round}")
         rejected = federation.journal.rejections(round)
