@@ -171,9 +171,10 @@ class Client:
 
     def _ask(self, method: Any, request: Any, timeout: float) -> Any:
         self._check_stopped()
-        self._running = method.future(request, timeout=timeout)
+        self._running = call = method.future(request, timeout=timeout)
+        self._cancel_if_stopped(call)
         try:
-            return self._running.result()
+            return call.result()
         except grpc.RpcError as error:
             raise wire.raised(error) from None
         except grpc.FutureCancelledError:
@@ -184,12 +185,18 @@ class Client:
     def _stream(self, method: Any, request: Any) -> Iterator[Any]:
         self._check_stopped()
         self._running = call = method(request)
+        self._cancel_if_stopped(call)
         try:
             yield from call
         except grpc.RpcError as error:
             raise wire.raised(error) from None
         finally:
             self._running = None
+            call.cancel()
+
+    def _cancel_if_stopped(self, call: Any) -> None:
+        """``stop`` may have come while the call began, and found nothing yet to cancel."""
+        if self._stopped.is_set():
             call.cancel()
 
     def _check_stopped(self) -> None:
