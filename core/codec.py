@@ -64,6 +64,8 @@ class Codec:
     ProtocolError for one that is whole but holds something else, NotFinite if the result holds NaN or
     infinity, WrongShape if the base does not have ``count`` elements.
     """
+    settle: Callable[[F32, F32 | None], tuple[bytes, F32]]
+    """``encode``, and what ``decode`` makes of its payload at the other end, bit for bit, without unpacking it."""
 
 
 def payload_bound(count: int) -> int:
@@ -83,7 +85,7 @@ def _fp32_encode(values: F32, base: F32 | None) -> bytes:
         signs = words.view(np.int32) >> 31
         words <<= np.uint32(1)
         words ^= signs.view(np.uint32)
-    return _pack(_planes(words)) if values.size else b""
+    return _pack(_planes(words))
 
 
 def _fp32_decode(payload: bytes, count: int, base: F32 | None) -> F32:
@@ -100,6 +102,10 @@ def _fp32_decode(payload: bytes, count: int, base: F32 | None) -> F32:
     return values
 
 
+def _fp32_settle(values: F32, base: F32 | None) -> tuple[bytes, F32]:
+    return _fp32_encode(values, base), values
+
+
 def _lossy(
     name: str, size: Callable[[int], int], narrow: Callable[[F32], _U8], widen: Callable[[_U8, int], F32]
 ) -> Codec:
@@ -108,17 +114,15 @@ def _lossy(
     ``narrow`` makes ``size(count)`` bytes of ``count`` > 0 finite values, ``widen`` a new vector of such bytes.
     """
 
-    def encode(values: F32, base: F32 | None) -> bytes:
+    def narrowed(values: F32, base: F32 | None) -> _U8:
         values = _checked(values, base)
         if base is not None:
             with np.errstate(over="ignore", invalid="ignore"):
                 values = values - base
             _refuse(values, _INFINITY, "is too far from its base for float32; send absolute values")
-        return _pack(narrow(values)) if values.size else b""
+        return narrow(values) if values.size else np.empty(0, np.uint8)
 
-    def decode(payload: bytes, count: int, base: F32 | None) -> F32:
-        _check_base(count, base)
-        body = _unpack(payload, count, size(count))
+    def widened(body: _U8, count: int, base: F32 | None) -> F32:
         values = widen(body, count) if count else np.empty(0, np.float32)
         if base is not None:
             with np.errstate(over="ignore", invalid="ignore"):
@@ -126,7 +130,18 @@ def _lossy(
         _refuse(values, _INFINITY, "decodes to NaN or infinity")
         return values
 
-    return Codec(name, False, encode, decode)
+    def encode(values: F32, base: F32 | None) -> bytes:
+        return _pack(narrowed(values, base))
+
+    def decode(payload: bytes, count: int, base: F32 | None) -> F32:
+        _check_base(count, base)
+        return widened(_unpack(payload, count, size(count)), count, base)
+
+    def settle(values: F32, base: F32 | None) -> tuple[bytes, F32]:
+        body = narrowed(values, base)
+        return _pack(body), widened(body, values.size, base)
+
+    return Codec(name, False, encode, decode, settle)
 
 
 def _fp16_narrow(values: F32) -> _U8:
@@ -203,10 +218,10 @@ def _words(planes: _U8, count: int, dtype: type[np.unsignedinteger[Any]]) -> npt
 
 
 def _pack(body: _U8) -> bytes:
-    """One zstd frame."""
+    """One zstd frame; nothing for nothing."""
     # A new compressor for each call: they are cheap, and must not be shared between threads.
     zstd = zstandard.ZstdCompressor(level=LEVEL, write_checksum=False, write_content_size=True)
-    return zstd.compress(body.data)
+    return zstd.compress(body.data) if body.size else b""
 
 
 def _unpack(payload: bytes, count: int, size: int) -> _U8:
@@ -240,7 +255,7 @@ def _registry(*codecs: Codec) -> Mapping[str, Codec]:
 
 
 CODECS: Mapping[str, Codec] = _registry(
-    Codec("fp32", True, _fp32_encode, _fp32_decode),
+    Codec("fp32", True, _fp32_encode, _fp32_decode, _fp32_settle),
     _lossy("fp16", lambda count: 2 * count, _fp16_narrow, _fp16_widen),
     _lossy("bf16", lambda count: 2 * count, _bf16_narrow, _bf16_widen),
     *(_lossy(name, each.size, each.narrow, each.widen) for name, each in quantize.QUANTISERS.items()),

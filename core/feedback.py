@@ -22,7 +22,7 @@ class Feedback:
     def __init__(self, before: Path | None, after: Path, segment: str, size: int) -> None:
         self._segment = segment
         self._before = WeightsReader(before) if before is not None and before.exists() else None
-        self._after = WeightsWriter(after, {segment: size})
+        self._after = WeightsWriter(after, {segment: size}, digested=False)
 
     def carry(self, start: int, values: F32) -> F32:
         """``values`` (from value ``start`` of the segment on) plus what was lost there the last time."""
@@ -46,8 +46,7 @@ class Feedback:
 def encode(codec: Codec, values: F32, base: F32 | None, start: int, feedback: Feedback | None) -> tuple[bytes, F32]:
     """One chunk's payload and what the other end will decode of it. Raises NotFinite."""
     target = values if feedback is None else feedback.carry(start, values)
-    payload = codec.encode(target, base)
-    decoded = target if codec.lossless else codec.decode(payload, target.size, base)
+    payload, decoded = codec.settle(target, base)
     if feedback is not None:
         feedback.keep(start, target - decoded)
     return payload, decoded

@@ -154,10 +154,14 @@ class WeightsReader:
 class WeightsWriter:
     """A weights file in the making; it exists under its name only after ``commit``."""
 
-    def __init__(self, path: Path, sizes: Mapping[str, int], metadata: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, path: Path, sizes: Mapping[str, int], metadata: Mapping[str, str] | None = None, digested: bool = True
+    ) -> None:
+        """``digested``: a file of one vector says the SHA-256 of its bytes, which costs a quarter of the writing."""
         self.path = path
         self._temporary = path.with_name(f".{path.name}.part")
-        told = dict(metadata or {}) | ({DIGEST: _UNKNOWN} if len(sizes) == 1 else {})
+        self._digesting = digested and len(sizes) == 1
+        told = dict(metadata or {}) | ({DIGEST: _UNKNOWN} if self._digesting else {})
         header: dict[str, object] = {"__metadata__": told} if told else {}
         self._digest, self._digested = hashlib.sha256(), 0
         offset = 0
@@ -181,14 +185,14 @@ class WeightsWriter:
             raise WrongShape(f"{name} has {size} values; {start}..{start + values.size} were written")
         view = np.ascontiguousarray(values, "<f4").data.cast("B")
         position = self._data_start + offset + 4 * start
-        if len(self._places) == 1 and start == self._digested:
+        if self._digesting and start == self._digested:
             self._digest.update(view)
             self._digested += values.size
         write_at(self._file, view, position)
 
     def commit(self) -> Path:
         """Make the file durable and visible."""
-        if len(self._places) == 1 and self._digested == next(iter(self._places.values()))[1]:
+        if self._digesting and self._digested == next(iter(self._places.values()))[1]:
             known = self._header.replace(_UNKNOWN.encode(), self._digest.hexdigest().encode(), 1)
             os.pwrite(self._file, known, 8)
         make_visible(self._file, self._temporary, self.path)

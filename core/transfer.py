@@ -10,7 +10,7 @@ The idea of a content store with ``commit(digest)`` and resume by offset is cont
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from feddiff.core.errors import DigestMismatch, ProtocolError, TooLarge
 from feddiff.core.spool import Manifest, Spool, Transfer, committed
 
 MAX_MANIFESTS = 4096
+BATCH_BYTES = 256 << 10
+"""Parts of together this size travel in one message: small ones cost as much time each as large ones."""
 
 
 @dataclass(frozen=True)
@@ -48,36 +50,54 @@ class Commit:
 
 
 class Sender:
-    """One end of an offer: yields what the other end still lacks."""
+    """One end of an offer: yields what the other end still lacks.
 
-    def __init__(self, transfers: Sequence[Transfer]) -> None:
-        self.transfers = tuple(transfers)
+    ``open`` is asked for a transfer when its turn comes, so that it may still be in the making while others travel.
+    """
+
+    def __init__(self, manifests: Sequence[Manifest], open: Callable[[Manifest], Transfer]) -> None:
+        self.manifests, self._open = tuple(manifests), open
+        self.transfers: dict[int, Transfer] = {}
+        """Those whose turn has come, by their number in the offer."""
 
     def close(self) -> None:
-        for transfer in self.transfers:
+        for transfer in self.transfers.values():
             transfer.close()
-
-    @property
-    def manifests(self) -> tuple[Manifest, ...]:
-        return tuple(transfer.manifest for transfer in self.transfers)
 
     def parts(self, standing: Sequence[Standing]) -> Iterator[Chunk | Commit]:
         """Chunks from where the receiver stands, each transfer ended by its commit.
 
-        A transfer that the receiver has committed is passed over. Raises ProtocolError, DigestMismatch.
+        A transfer that the receiver has committed is passed over. Raises ProtocolError, DigestMismatch, and whatever
+        ``open`` raises.
         """
-        if len(standing) != len(self.transfers):
-            raise ProtocolError(f"{len(standing)} standings answer an offer of {len(self.transfers)} transfers")
-        for offer, (transfer, at) in enumerate(zip(self.transfers, standing, strict=True)):
+        if len(standing) != len(self.manifests):
+            raise ProtocolError(f"{len(standing)} standings answer an offer of {len(self.manifests)} transfers")
+        for offer, (manifest, at) in enumerate(zip(self.manifests, standing, strict=True)):
+            transfer = self.transfers[offer] = self._open(manifest)
             if at.committed:
                 if at.digest != transfer.digest:
-                    raise DigestMismatch(f"{transfer.manifest.transfer}: the other end committed something else")
+                    raise DigestMismatch(f"{manifest.transfer}: the other end committed something else")
                 continue
-            if at.chunks > transfer.manifest.chunks:
-                raise ProtocolError(f"{transfer.manifest.transfer}: the other end has {at.chunks} chunks of it")
+            if at.chunks > manifest.chunks:
+                raise ProtocolError(f"{manifest.transfer}: the other end has {at.chunks} chunks of it")
             for index, payload, check in transfer.chunks(at.chunks):
                 yield Chunk(offer, index, payload, check)
             yield Commit(offer, transfer.digest)
+
+
+def batches(parts: Iterable[Chunk | Commit]) -> Iterator[list[Chunk | Commit]]:
+    """The same parts in the same order, as many together as fit into ``BATCH_BYTES``, at least one."""
+    batch: list[Chunk | Commit] = []
+    size = 0
+    for part in parts:
+        length = 64 + (len(part.payload) if isinstance(part, Chunk) else 0)
+        if batch and size + length > BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+        batch.append(part)
+        size += length
+    if batch:
+        yield batch
 
 
 class Receiver:

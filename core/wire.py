@@ -18,7 +18,7 @@ from feddiff.core.identity import Identity, Role
 from feddiff.core.spool import Manifest
 from feddiff.v1 import transfer_pb2 as pb
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Peers must speak the same number: it changes when an old peer could no longer be understood."""
 SOFTWARE = f"feddiff {importlib.metadata.version('feddiff')}"
 MAX_MESSAGE = 6 << 20
@@ -202,19 +202,37 @@ def standing_from(message: pb.Standing) -> list[transfer.Standing]:
 Carrier = TypeVar("Carrier", pb.SubmitRequest, pb.FetchReply)
 
 
-def part_to(part: transfer.Chunk | transfer.Commit, carrier: type[Carrier]) -> Carrier:
-    """The message that carries this part."""
-    if isinstance(part, transfer.Commit):
-        return carrier(commit=pb.Commit(offer=part.offer, digest=part.digest))
-    return carrier(chunk=pb.Chunk(offer=part.offer, index=part.index, payload=part.payload, checksum=part.checksum))
+def parts_to(parts: Iterable[transfer.Chunk | transfer.Commit], carrier: type[Carrier]) -> Carrier:
+    """The message that carries these parts."""
+    return carrier(
+        parts=[
+            pb.Part(commit=pb.Commit(offer=part.offer, digest=part.digest))
+            if isinstance(part, transfer.Commit)
+            else pb.Part(chunk=pb.Chunk(**vars(part)))
+            for part in parts
+        ]
+    )
 
 
-def part_from(message: pb.SubmitRequest | pb.FetchReply) -> transfer.Chunk | transfer.Commit:
-    """Raises ProtocolError for a message that holds neither."""
-    kind = message.WhichOneof("part")
-    if kind == "chunk":
-        chunk = message.chunk
-        return transfer.Chunk(chunk.offer, chunk.index, chunk.payload, chunk.checksum)
-    if kind == "commit":
-        return transfer.Commit(message.commit.offer, message.commit.digest)
-    raise errors.ProtocolError(f"a chunk or a commit was due, not {kind}")
+def parts_from(message: pb.SubmitRequest | pb.FetchReply) -> list[transfer.Chunk | transfer.Commit]:
+    """Raises ProtocolError for a message that holds anything else, or nothing."""
+    found: list[transfer.Chunk | transfer.Commit] = []
+    for part in message.parts:
+        kind = part.WhichOneof("part")
+        if kind == "chunk":
+            chunk = part.chunk
+            found.append(transfer.Chunk(chunk.offer, chunk.index, chunk.payload, chunk.checksum))
+        elif kind == "commit":
+            found.append(transfer.Commit(part.commit.offer, part.commit.digest))
+        else:
+            raise errors.ProtocolError("a part is neither a chunk nor a commit")
+    if not found:
+        raise errors.ProtocolError("a message without a chunk or a commit came where one was due")
+    return found
+
+
+def part_bytes(message: pb.SubmitRequest | pb.FetchReply) -> list[int]:
+    """Bytes on the wire for each part of a message; its framing counts with the last."""
+    sizes = [part.ByteSize() for part in message.parts]
+    sizes[-1] += framed(message.ByteSize()) - sum(sizes)
+    return sizes

@@ -26,17 +26,17 @@ from feddiff.core import trust, wire
 from feddiff.core.config import FederationConfig
 from feddiff.core.errors import ConfigError, FedDiffError, StoreError
 from feddiff.core.identity import load_certificate
-from feddiff.core.spool import Transfer
 from feddiff.core.store import WeightsReader
 from feddiff.federator import operator
 from feddiff.federator.database import Database
 from feddiff.federator.enroll import EnrollmentService
 from feddiff.federator.federation import Federation
-from feddiff.federator.fold import BadUpdate, Contribution
+from feddiff.federator.fold import BadUpdate
 from feddiff.federator.initial import prepare
 from feddiff.federator.intake import Intake
 from feddiff.federator.journal import Round
 from feddiff.federator.lookout import look
+from feddiff.federator.publisher import Publisher
 from feddiff.federator.rounds import Decision, decide
 from feddiff.federator.service import FederationService
 from feddiff.federator.traffic import Traffic
@@ -79,6 +79,7 @@ class Federator:
     def __init__(self, folder: Path, config: FederationConfig, listen: str) -> None:
         self._lock = _lock(folder)
         self.federation = open_federation(folder, config)
+        self._publisher = Publisher(self.federation)
         self._stop = threading.Event()
         self._servers: list[grpc.Server] = []
         self.port = self._serve_silos(folder, listen)
@@ -148,6 +149,7 @@ class Federator:
             for server in self._servers:
                 server.stop(grace=1.0).wait()
             flusher.join()
+            self._publisher.close()
             os.close(self._lock)
 
     def _step(self, told: Callable[[Round], None]) -> bool:
@@ -179,27 +181,21 @@ class Federator:
         else:
             view = look(federation, time.monotonic())
             federation.phase = "collecting" if view.collecting else "paused" if view.paused else "waiting"
+            if view.collecting:
+                self._publisher.ahead([silo for silo, each in view.planned.items() if each.rejected])
             with federation.changed:
                 federation.changed.wait(0.5)
         return False
 
     def _fold(self, silos: tuple[str, ...]) -> None:
-        """Average the updates of these silos, segment by segment, and publish; or reject a bad one and try again."""
+        """Average the updates of these silos and publish; or reject a bad one and try again."""
         federation, current = self.federation, self.federation.round
         assert current is not None
         left_out = sorted({each.silo for each in current.plan.assignments} - set(silos))
         if left_out and silos:
             log.warning("round %d is averaged WITHOUT %s", current.round, ", ".join(left_out))
-        versions: dict[str, int] = {}
-        assignments = [each for each in current.plan.assignments if each.silo in silos]
         try:
-            for segment in federation.layout.names:
-                reporting = [each.silo for each in assignments if segment in each.up]
-                if not reporting:
-                    continue
-                base = federation.current[segment]
-                self._fold_segment(current, segment, base, reporting)
-                versions[segment] = base + 1
+            versions = self._publisher.publish(current, silos)
         except BadUpdate as error:
             log.error("round %d: the update of %s is rejected: %s", current.round, error.silo, error.reason)
             federation.reject(error.silo, error.reason)
@@ -209,24 +205,6 @@ class Federator:
         federation.versions.prune(federation.current)
         for old in (federation.folder / "spool").glob("round-*"):
             shutil.rmtree(old, ignore_errors=True)  # a straggler may be writing; the next round tidies up
-
-    def _fold_segment(self, current: Round, segment: str, base: int, silos: list[str]) -> None:
-        federation = self.federation
-        folder = federation.spool(current.round)
-        opened: dict[str, Transfer] = {}
-        try:
-            for silo in silos:
-                try:
-                    opened[silo] = Transfer(federation.versions.upload(current.round, silo, segment, base).path(folder))
-                except StoreError as error:
-                    raise BadUpdate(
-                        silo, f"its spooled {segment} was damaged on the federator's disk: {error}"
-                    ) from None
-            contributions = [Contribution(silo, current.weights[silo], opened[silo]) for silo in silos]
-            federation.versions.publish(segment, base, base + 1, contributions)
-        finally:
-            for each in opened.values():
-                each.close()
 
     def _farewell(self) -> None:
         """Stay until every silo of the last round, and every one that is here, has heard that it is over."""

@@ -112,9 +112,10 @@ class Federation:
 
         They are not after the federator went back to an older backup, or when the silo's disk has rotted.
         """
-        known = self.versions.digest(segment, version)
-        if version <= self.current.get(segment, -1) and (not digest or not known or digest == known):
-            return True
+        if version <= self.current.get(segment, -1):  # beyond it lies what is being made
+            known = self.versions.digest(segment, version)
+            if not digest or not known or digest == known:
+                return True
         log.warning("%s holds a version %d of %s that this federation never published", silo, version, segment)
         return False
 
@@ -149,8 +150,8 @@ class Federation:
     def _settled(self, round: int) -> set[str]:
         return self.committed | self.journal.rejections(round).keys()
 
-    def open_transfers(self, silo: str, wanted: Sequence[Manifest]) -> list[Transfer]:
-        """The published transfers that a silo fetches. Raises NotSelected for any that its task does not name."""
+    def check_transfers(self, silo: str, wanted: Sequence[Manifest]) -> None:
+        """Raises NotSelected for a published transfer that the silo's task does not name."""
         with self.changed:
             assignment = self.assignment(silo)
             allowed = set(assignment.down) if assignment else set()
@@ -161,8 +162,11 @@ class Federation:
                 known = each.segment in allowed and each.version <= self.current[each.segment]
                 if not known or each != self.versions.manifest(each.segment, each.base_version, each.version):
                     raise NotSelected(f"{silo} fetches {each.transfer}, which its task does not name")
+
+    def open_transfer(self, manifest: Manifest) -> Transfer:
+        """A published transfer; a snapshot is encoded for whoever comes first. Raises StoreError."""
         with self._snapshot:
-            return [self.versions.open(manifest) for manifest in wanted]
+            return self.versions.open(manifest)
 
     def uploads(self, silo: str) -> list[Manifest]:
         """What the open round wants of a silo."""

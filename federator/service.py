@@ -14,7 +14,7 @@ import grpc
 
 from feddiff.core import wire
 from feddiff.core.errors import ProtocolError, StoreError
-from feddiff.core.transfer import Chunk, Commit, Receiver, Sender
+from feddiff.core.transfer import Chunk, Commit, Receiver, Sender, batches
 from feddiff.federator.federation import Federation
 from feddiff.federator.gate import Gate, Passage
 from feddiff.federator.intake import Intake
@@ -118,22 +118,24 @@ class FederationService(federation_pb2_grpc.FederationServicer):
     ) -> Iterator[transfer_pb2.FetchReply]:
         silo = self._silo(context)
         self._cuttable(silo, context)
-        sender = Sender(self._federation.open_transfers(silo, wire.manifests_from(request.offer.manifests)))
+        wanted = wire.manifests_from(request.offer.manifests)
+        self._federation.check_transfers(silo, wanted)
+        sender = Sender(wanted, self._federation.open_transfer)
         self._federation.hear(silo).phase = "fetching"
         number = 0 if self._federation.round is None else self._federation.round.round
         with contextlib.closing(sender), self._gate.pass_through(lambda: self._alive(silo, context)) as passage:
             try:
-                for part in sender.parts(wire.standing_from(request.standing)):
+                for batch in batches(sender.parts(wire.standing_from(request.standing))):
                     if not self._alive(silo, context):
                         return
-                    reply = wire.part_to(part, transfer_pb2.FetchReply)
-                    size = wire.framed(reply.ByteSize())
+                    reply = wire.parts_to(batch, transfer_pb2.FetchReply)
                     began = time.monotonic()
                     yield reply
                     took = time.monotonic() - began
                     self._federation.hear(silo)
                     passage.waited(took)
-                    self._traffic.sent(number, silo, sender.transfers[part.offer], part, size, took)
+                    for part, size in zip(batch, wire.part_bytes(reply), strict=True):
+                        self._traffic.sent(number, silo, sender.transfers[part.offer], part, size, took / len(batch))
             except StoreError:  # a chunk is damaged on disk, which no opening shows
                 self._federation.versions.discard(sender.manifests)
                 raise
@@ -144,7 +146,7 @@ class FederationService(federation_pb2_grpc.FederationServicer):
         silo = self._silo(context)
         self._cuttable(silo, context)
         first = next(requests, None)
-        if first is None or first.WhichOneof("part") != "offer":
+        if first is None or not first.HasField("offer") or first.parts:
             raise ProtocolError("an upload begins with its offer")
         number = first.offer.round
         receiver = self._intake.begin(silo, number, wire.manifests_from(first.offer.manifests))
@@ -165,27 +167,27 @@ class FederationService(federation_pb2_grpc.FederationServicer):
         began = time.monotonic()
         for message in requests:
             passage.waited(time.monotonic() - began)
-            part = wire.part_from(message)
-            if isinstance(part, Commit):
-                self._traffic.keep()
-            fresh = self._intake.take(silo, number, receiver, part)
-            segment = receiver.manifests[part.offer].segment
-            now = time.monotonic()
-            again = 0 if fresh or not isinstance(part, Chunk) else len(part.payload)
-            self._traffic.add(
-                Entry(
-                    number,
-                    silo,
-                    segment,
-                    "up",
-                    wire=wire.framed(message.ByteSize()),
-                    retransmitted=again,
-                    seconds=now - began,
+            parts = wire.parts_from(message)
+            for part, size in zip(parts, wire.part_bytes(message), strict=True):
+                if isinstance(part, Commit):
+                    self._traffic.keep()
+                fresh = self._intake.take(silo, number, receiver, part)
+                now = time.monotonic()
+                self._traffic.add(
+                    Entry(
+                        number,
+                        silo,
+                        receiver.manifests[part.offer].segment,
+                        "up",
+                        wire=size,
+                        retransmitted=0 if fresh or not isinstance(part, Chunk) else len(part.payload),
+                        seconds=now - began,
+                    )
                 )
-            )
-            began = now
-            if not isinstance(part, Chunk):
-                yield transfer_pb2.SubmitReply(committed=transfer_pb2.Commit(offer=part.offer, digest=part.digest))
+                began = now
+            done = [transfer_pb2.Commit(**vars(part)) for part in parts if isinstance(part, Commit)]
+            if done:
+                yield transfer_pb2.SubmitReply(committed=done)
 
     def Report(self, request: pb.ReportRequest, context: grpc.ServicerContext) -> pb.ReportReply:  # noqa: N802
         silo = self._silo(context)

@@ -15,7 +15,7 @@ import grpc
 from feddiff.core import trust, wire
 from feddiff.core.errors import FedDiffError, FederatorUnavailable, ProtocolError
 from feddiff.core.identity import load_certificate
-from feddiff.core.transfer import Chunk, Receiver, Sender, Standing
+from feddiff.core.transfer import Chunk, Commit, Receiver, Sender, Standing, batches
 from feddiff.silo.session import Held, RoundWork, Task
 from feddiff.v1 import federation_pb2 as pb
 from feddiff.v1 import federation_pb2_grpc, transfer_pb2
@@ -97,49 +97,48 @@ class Client:
         )
         return Task(reply.id, reply.reason, work)
 
-    def fetch(self, round: int, receiver: Receiver, told: Callable[[int], None]) -> None:
-        """Receive what a receiver lacks. ``told`` hears the payload bytes of each chunk."""
+    def fetch(self, round: int, receiver: Receiver, told: Callable[[Chunk | Commit], None]) -> None:
+        """Receive what a receiver lacks. ``told`` hears of each part that is safe."""
         request = transfer_pb2.FetchRequest(
             offer=_offer(round, receiver), standing=wire.standing_to(receiver.standing())
         )
         for message in self._stream(self._stub.Fetch, request):
-            part = wire.part_from(message)
-            if isinstance(part, Chunk):
-                receiver.chunk(part)
-                told(len(part.payload))
-            else:
-                receiver.commit(part)
+            for part in wire.parts_from(message):
+                if isinstance(part, Chunk):
+                    receiver.chunk(part)
+                else:
+                    receiver.commit(part)
+                told(part)
 
-    def submit(self, round: int, sender: Sender, told: Callable[[int], None]) -> None:
-        """Send what the federator lacks of these transfers, and have each acknowledged.
+    def submit(self, round: int, sender: Sender, told: Callable[[Chunk | Commit], None]) -> None:
+        """Send what the federator lacks of these transfers, and have each acknowledged; ``told`` hears of each part.
 
         Raises StoreError for a transfer that is damaged on this disk, and whatever the federator raises."""
         standing: queue.SimpleQueue[list[Standing] | None] = queue.SimpleQueue()
 
-        failed: list[FedDiffError] = []
+        failed: list[FedDiffError | OSError] = []
 
         def requests() -> Iterator[transfer_pb2.SubmitRequest]:
             yield transfer_pb2.SubmitRequest(offer=_offer(round, sender))
             at = standing.get()
             try:
-                for part in sender.parts(at) if at is not None else ():
+                for batch in batches(sender.parts(at)) if at is not None else ():
                     if self._stopped.is_set():
                         return
-                    yield wire.part_to(part, transfer_pb2.SubmitRequest)
-                    if isinstance(part, Chunk):
-                        told(len(part.payload))
-            except FedDiffError as error:  # this is gRPC's thread: hand it to the caller's
+                    yield wire.parts_to(batch, transfer_pb2.SubmitRequest)
+                    for part in batch:
+                        told(part)
+            except (FedDiffError, OSError) as error:  # this is gRPC's thread: hand it to the caller's
                 failed.append(error)
 
-        open_commits = set(range(len(sender.transfers)))
+        open_commits = set(range(len(sender.manifests)))
         try:
             for reply in self._stream(self._stub.Submit, requests()):
-                if reply.WhichOneof("part") == "standing":
+                if reply.HasField("standing"):
                     at = wire.standing_from(reply.standing)
                     open_commits -= {number for number, each in enumerate(at) if each.committed}
                     standing.put(at)
-                else:
-                    open_commits.discard(reply.committed.offer)
+                open_commits -= {each.offer for each in reply.committed}
         finally:
             standing.put(None)  # the generator may still be waiting, in gRPC's own thread
         if failed:

@@ -12,12 +12,13 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
 from feddiff.core.config import FederationConfig
 from feddiff.core.errors import FederatorUnavailable, NotFinite, RoundError, StoreError, TransferError
-from feddiff.core.transfer import Receiver, Sender
+from feddiff.core.transfer import Chunk, Commit, Receiver, Sender
 from feddiff.silo.client import Client
 from feddiff.silo.display import Display
 from feddiff.silo.learner import Learner, training_seed
@@ -111,31 +112,36 @@ class Silo:
             elif step.action == "train":
                 if not self._train(work):
                     return False
-            elif step.action == "encode":
-                for manifest in step.manifests:
-                    self._local.encode(work, manifest, self._feedback)
             else:
                 return self._submit(work)
         return False
 
     def _fetch(self, work: RoundWork, step: Step) -> None:
-        receiver = Receiver(self._local.inbox, step.manifests)
-        arrived = 0
+        """Receive and decode at the same time: a segment is applied while the next ones arrive."""
+        local = self._local
+        receiver = Receiver(local.inbox, step.manifests)
+        applied: list[Future[None]] = []
+        self._display.begin(f"round {work.round} fetching", sum(each.elements for each in step.manifests))
+        with ThreadPoolExecutor(1, "decode") as decoder:  # one thread: the deltas of a segment follow each other
 
-        def told(count: int) -> None:
-            nonlocal arrived
-            arrived += count
-            self._display.at(arrived)
+            def told(part: Chunk | Commit) -> None:
+                manifest = step.manifests[part.offer]
+                if isinstance(part, Chunk):
+                    self._display.advance(manifest.count(part.index))
+                else:
+                    applied.append(decoder.submit(local.apply, manifest))
 
-        self._display.begin(f"round {work.round} fetching", sum(4 * each.elements for each in step.manifests))
-        try:
-            self._client.fetch(work.round, receiver, told)
-        finally:
-            receiver.close()
-            self._display.end()
-        for manifest in step.manifests:
-            self._local.apply(manifest)
-        for segment, held in self._local.held().items():
+            try:
+                for manifest, at in zip(step.manifests, receiver.standing(), strict=True):
+                    if at.committed:
+                        applied.append(decoder.submit(local.apply, manifest))
+                self._client.fetch(work.round, receiver, told)
+            finally:
+                receiver.close()
+                self._display.end()
+        for each in applied:
+            each.result()
+        for segment, held in local.held().items():
             if segment in work.start and held.is_not(work.start[segment]):
                 raise StoreError(f"{segment} came out as other bits than the federator published; is the disk sound?")
 
@@ -180,24 +186,29 @@ class Silo:
         metrics = self._local.trained.metrics()
         if not self._client.report(work.round, "submitting", metrics=metrics):
             return False
-        sent = 0
 
-        def told(count: int) -> None:
-            nonlocal sent
-            sent += count
-            self._display.at(sent)
+        def told(part: Chunk | Commit) -> None:
+            if isinstance(part, Chunk):
+                self._display.advance(work.up[part.offer].count(part.index))
 
+        self._display.begin(f"round {work.round} submitting", sum(each.elements for each in work.up))
+        # Encoding runs ahead of the network, on its own thread, from the first segment that is not in the outbox yet.
+        encoder = ThreadPoolExecutor(1, "encode")
+        ready = {each: encoder.submit(self._local.outgoing, work, each, self._feedback) for each in work.up}
         try:
-            with contextlib.closing(Sender(self._local.outgoing(work.up))) as sender:
-                total = sum(each.payload_bytes for each in sender.transfers)
-                self._display.begin(f"round {work.round} submitting", total)
+            with contextlib.closing(Sender(work.up, lambda manifest: ready[manifest].result())) as sender:
                 self._client.submit(work.round, sender, told)
         except StoreError as error:
+            encoder.shutdown(cancel_futures=True)
             log.warning("%s; it is encoded again", error)
             self._local.discard(work.up)
             self._wait(None)
             return False
         finally:
+            encoder.shutdown(cancel_futures=True)
+            for each in ready.values():
+                if each.done() and not each.cancelled() and each.exception() is None:
+                    each.result().close()
             self._display.end()
         log.info("round %d is handed in", work.round)
         return True

@@ -33,8 +33,8 @@ class Display:
             self._progress.start()
 
     def begin(self, what: str, total: float) -> None:
-        """A phase begins; ``total`` in whatever ``at`` counts."""
-        self._line_at = time.monotonic()
+        """A phase begins; ``total`` in whatever ``at`` and ``advance`` count."""
+        self._line_at, self._done = time.monotonic(), 0.0
         self._what, self._total = what, max(total, 1)
         if self._progress is not None:
             self.end()
@@ -47,6 +47,11 @@ class Display:
         elif time.monotonic() - self._line_at > LINE_EVERY_S:
             self._line_at = time.monotonic()
             log.info("%s: %.0f%% %s", self._what, 100 * done / self._total, note)
+
+    def advance(self, more: float) -> None:
+        """The phase has come this much further."""
+        self._done += more
+        self.at(self._done)
 
     def end(self) -> None:
         if self._progress is not None and self._bar is not None:

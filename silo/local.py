@@ -205,14 +205,11 @@ class Local:
         earlier = [each for each in rounds if each < round]
         return self._lost(segment, max(earlier)) if earlier else None
 
-    def outgoing(self, manifests: tuple[Manifest, ...]) -> list[Transfer]:
-        """The outbox's transfers; one that is not what its manifest says is thrown away. Raises StoreError."""
-        found = []
-        for manifest in manifests:
-            if not committed(self.folder / "outbox", manifest):
-                raise StoreError(f"{manifest.transfer} is damaged on disk")
-            found.append(Transfer(manifest.path(self.folder / "outbox")))
-        return found
+    def outgoing(self, work: RoundWork, manifest: Manifest, feedback: bool) -> Transfer:
+        """The outbox's transfer, encoded if it is not there. Raises NotFinite, StoreError."""
+        if not committed(self.folder / "outbox", manifest):
+            self.encode(work, manifest, feedback)
+        return Transfer(manifest.path(self.folder / "outbox"))
 
     def discard(self, manifests: tuple[Manifest, ...]) -> None:
         """Throw transfers out of the outbox; they will be encoded again from the trained model."""

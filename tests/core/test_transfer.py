@@ -7,13 +7,13 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from feddiff.core.errors import DigestMismatch, OffsetMismatch, ProtocolError, TooLarge
 from feddiff.core.spool import Manifest, Spool, Transfer, checksum
-from feddiff.core.transfer import MAX_MANIFESTS, Chunk, Commit, Receiver, Sender, Standing
+from feddiff.core.transfer import BATCH_BYTES, MAX_MANIFESTS, Chunk, Commit, Receiver, Sender, Standing, batches
 
 MANIFEST = Manifest("down.decoder.0.2-3", "decoder.0", 2, 3, "fp32", 12, 4)
 PAYLOADS = (b"one", b"two" * 20, b"")
@@ -30,8 +30,12 @@ def named(number: int, chunks: int = 3) -> Manifest:
     return replace(MANIFEST, transfer=f"down.decoder.{number}.2-3", segment=f"decoder.{number}", elements=4 * chunks)
 
 
+def sender_of(*transfers: Transfer) -> Sender:
+    return Sender([each.manifest for each in transfers], {each.manifest: each for each in transfers}.__getitem__)
+
+
 def deliver(transfer: Transfer, receiver: Receiver) -> None:
-    for part in Sender([transfer]).parts(receiver.standing()):
+    for part in sender_of(transfer).parts(receiver.standing()):
         assert receiver.chunk(part) if isinstance(part, Chunk) else receiver.commit(part)
 
 
@@ -42,13 +46,12 @@ class Attempts(RuleBasedStateMachine):
     def offer(self, sizes: list[list[bytes]]) -> None:
         self.folder = Path(tempfile.mkdtemp())
         self.manifests = [named(number, len(payloads)) for number, payloads in enumerate(sizes)]
-        self.sender = Sender(
-            [
-                build(self.folder / "sender", manifest, tuple(payloads))
-                for manifest, payloads in zip(self.manifests, sizes, strict=True)
-            ]
-        )
-        self.chunks = [list(transfer.chunks()) for transfer in self.sender.transfers]
+        self.transfers = [
+            build(self.folder / "sender", manifest, tuple(payloads))
+            for manifest, payloads in zip(self.manifests, sizes, strict=True)
+        ]
+        self.sender = sender_of(*self.transfers)
+        self.chunks = [list(transfer.chunks()) for transfer in self.transfers]
         self.inbox = self.folder / "receiver"
         self.safe = [0] * len(sizes)
         self.done = [False] * len(sizes)
@@ -57,7 +60,7 @@ class Attempts(RuleBasedStateMachine):
     def begin(self) -> None:
         self.receiver = Receiver(self.inbox, self.manifests)
         standing = self.receiver.standing()
-        for at, safe, done, transfer in zip(standing, self.safe, self.done, self.sender.transfers, strict=True):
+        for at, safe, done, transfer in zip(standing, self.safe, self.done, self.transfers, strict=True):
             assert at == (Standing(transfer.manifest.chunks, True, transfer.digest) if done else Standing(safe))
         self.waiting: dict[int, list[Chunk | Commit]] = {}
         for part in self.sender.parts(standing):
@@ -88,7 +91,7 @@ class Attempts(RuleBasedStateMachine):
         for index, payload, check in self.chunks[offer][: self.safe[offer]]:
             assert not self.receiver.chunk(Chunk(offer, index, payload, check))
         if self.done[offer]:
-            assert not self.receiver.commit(Commit(offer, self.sender.transfers[offer].digest))
+            assert not self.receiver.commit(Commit(offer, self.transfers[offer].digest))
             with pytest.raises(DigestMismatch):
                 self.receiver.commit(Commit(offer, bytes(32)))
 
@@ -112,7 +115,7 @@ class Attempts(RuleBasedStateMachine):
         offer = which % len(self.manifests)
         if self.safe[offer] < self.manifests[offer].chunks:
             with pytest.raises(OffsetMismatch):
-                self.receiver.commit(Commit(offer, self.sender.transfers[offer].digest))
+                self.receiver.commit(Commit(offer, self.transfers[offer].digest))
 
     @rule()
     def break_off(self) -> None:
@@ -162,7 +165,7 @@ class Attempts(RuleBasedStateMachine):
                 assert self.receiver.chunk(part) if isinstance(part, Chunk) else self.receiver.commit(part)
         assert all(at.committed for at in self.receiver.standing())
         assert list(self.sender.parts(self.receiver.standing())) == []
-        for transfer in self.sender.transfers:
+        for transfer in self.transfers:
             assert transfer.manifest.path(self.inbox).read_bytes() == transfer.path.read_bytes()
             transfer.close()
         assert len(list(self.inbox.iterdir())) == len(self.manifests)
@@ -178,7 +181,7 @@ TestAttempts.settings = settings(
 def test_a_transfer_crosses(tmp_path: Path) -> None:
     transfer = build(tmp_path / "sender")
     receiver = Receiver(tmp_path / "receiver", [MANIFEST])
-    parts = list(Sender([transfer]).parts(receiver.standing()))
+    parts = list(sender_of(transfer).parts(receiver.standing()))
     assert parts == [
         *(Chunk(0, index, payload, checksum(payload)) for index, payload in enumerate(PAYLOADS)),
         Commit(0, transfer.digest),
@@ -200,7 +203,7 @@ def test_a_sender_of_something_else_makes_the_receiver_start_over(tmp_path: Path
     """The silo trained again after losing its disk: the same transfer by name, other weights."""
     old, new = build(tmp_path / "old"), build(tmp_path / "new", payloads=(b"other", b"weights", b"now"))
     receiver = Receiver(tmp_path / "receiver", [MANIFEST])
-    first = next(iter(Sender([old]).parts(receiver.standing())))
+    first = next(iter(sender_of(old).parts(receiver.standing())))
     assert isinstance(first, Chunk)
     receiver.chunk(first)
     with pytest.raises(DigestMismatch):
@@ -215,7 +218,7 @@ def test_what_was_committed_is_not_replaced(tmp_path: Path) -> None:
     receiver = Receiver(tmp_path, [MANIFEST])
     shutil.copy(old.path, MANIFEST.path(tmp_path))
     with pytest.raises(DigestMismatch):
-        list(Sender([new]).parts(receiver.standing()))
+        list(sender_of(new).parts(receiver.standing()))
     with pytest.raises(DigestMismatch):
         receiver.commit(Commit(0, new.digest))
     assert not receiver.chunk(Chunk(0, 0, b"other", checksum(b"other")))
@@ -250,12 +253,12 @@ def test_parts_of_no_transfer_are_refused(tmp_path: Path) -> None:
 )
 def test_standings_that_cannot_be(tmp_path: Path, standing: list[Standing], refusal: type[Exception]) -> None:
     with pytest.raises(refusal):
-        list(Sender([build(tmp_path)]).parts(standing))
+        list(sender_of(build(tmp_path)).parts(standing))
 
 
 def test_a_receiver_that_lacks_only_the_commit(tmp_path: Path) -> None:
     transfer = build(tmp_path)
-    assert list(Sender([transfer]).parts([Standing(3)])) == [Commit(0, transfer.digest)]
+    assert list(sender_of(transfer).parts([Standing(3)])) == [Commit(0, transfer.digest)]
 
 
 def test_an_offer_is_bounded(tmp_path: Path) -> None:
@@ -268,3 +271,14 @@ def test_an_offer_names_no_transfer_twice(tmp_path: Path) -> None:
     """Two spools would write one file."""
     with pytest.raises(ProtocolError, match="twice"):
         Receiver(tmp_path, [MANIFEST, named(1), replace(MANIFEST, elements=8)])
+
+
+@given(st.lists(st.one_of(st.integers(0, 2 * BATCH_BYTES), st.none()), max_size=30))
+def test_batches_keep_parts_and_order_and_are_bounded(sizes: list[int | None]) -> None:
+    parts = [Commit(0, b"") if size is None else Chunk(0, 0, bytes(size), b"") for size in sizes]
+    found = list(batches(parts))
+    assert [part for batch in found for part in batch] == parts
+    weights = [[len(part.payload) if isinstance(part, Chunk) else 0 for part in batch] for batch in found]
+    assert all(batch and (len(batch) == 1 or sum(batch) <= BATCH_BYTES) for batch in weights)
+    for one, following in pairwise(weights):
+        assert sum(one) + following[0] + 64 * (len(one) + 1) > BATCH_BYTES, "the next part would have fitted"

@@ -245,16 +245,25 @@ parts = st.builds(Chunk, numbers, numbers, st.binary(max_size=50), st.binary(max
 )
 
 
-@given(parts)
-def test_parts_cross_unchanged_both_ways(part: Chunk | Commit) -> None:
+@given(st.lists(parts, min_size=1, max_size=4))
+def test_parts_cross_unchanged_both_ways(several: list[Chunk | Commit]) -> None:
     for carrier in (transfer_pb2.SubmitRequest, transfer_pb2.FetchReply):
-        assert wire.part_from(carrier.FromString(wire.part_to(part, carrier).SerializeToString())) == part
+        assert wire.parts_from(carrier.FromString(wire.parts_to(several, carrier).SerializeToString())) == several
+
+
+@given(st.lists(parts, min_size=1, max_size=4))
+def test_every_byte_of_a_message_counts_for_one_of_its_parts(several: list[Chunk | Commit]) -> None:
+    message = wire.parts_to(several, transfer_pb2.FetchReply)
+    sizes = wire.part_bytes(message)
+    assert sum(sizes) == wire.framed(message.ByteSize())
+    assert len(sizes) == len(several)
+    assert min(sizes) >= 0
 
 
 @given(parts)
 def test_what_a_newer_peer_adds_is_passed_over(part: Chunk | Commit) -> None:
-    text = wire.part_to(part, transfer_pb2.FetchReply).SerializeToString() + UNKNOWN_FIELD
-    assert wire.part_from(transfer_pb2.FetchReply.FromString(text)) == part
+    text = wire.parts_to([part], transfer_pb2.FetchReply).SerializeToString() + UNKNOWN_FIELD
+    assert wire.parts_from(transfer_pb2.FetchReply.FromString(text)) == [part]
 
 
 def test_unknown_fields_of_a_manifest_and_a_task_are_passed_over() -> None:
@@ -270,12 +279,13 @@ def test_unknown_fields_of_a_manifest_and_a_task_are_passed_over() -> None:
         transfer_pb2.SubmitRequest(),
         transfer_pb2.SubmitRequest(offer=transfer_pb2.Offer()),
         transfer_pb2.FetchReply(),
+        transfer_pb2.FetchReply(parts=[transfer_pb2.Part()]),
         transfer_pb2.FetchReply.FromString(UNKNOWN_FIELD),
     ],
 )
 def test_a_message_without_a_part_is_refused(message: Any) -> None:
     with pytest.raises(ProtocolError):
-        wire.part_from(message)
+        wire.parts_from(message)
 
 
 class Anonymous:

@@ -22,7 +22,7 @@ from feddiff.core.errors import (
 from feddiff.core.segments import F32, cut
 from feddiff.core.spool import Manifest, Spool, Transfer, checksum
 from feddiff.core.store import WeightsReader, save
-from feddiff.core.transfer import Chunk, Commit, Receiver, Sender
+from feddiff.core.transfer import Chunk, Commit, Receiver, Sender, Standing
 from feddiff.federator.database import Database
 from feddiff.federator.federation import REACHABLE_S, Federation
 from feddiff.federator.intake import Intake
@@ -88,7 +88,7 @@ def federation(tmp_path: Path) -> Federation:
 
 def update(folder: Path, manifests: Sequence[Manifest], seed: int) -> Sender:
     """What a silo that holds version 0 would hand in."""
-    transfers = []
+    transfers = {}
     for manifest in manifests:
         spool, codec = Spool(manifest.path(folder / f"outbox-{seed}"), manifest), CODECS[manifest.codec]
         values, base = vector(manifest.segment, seed), vector(manifest.segment, 0)
@@ -96,8 +96,8 @@ def update(folder: Path, manifests: Sequence[Manifest], seed: int) -> Sender:
             piece = slice(index * manifest.chunk_elements, index * manifest.chunk_elements + manifest.count(index))
             payload = codec.encode(values[piece], base[piece])
             spool.append(index, payload, checksum(payload))
-        transfers.append(Transfer(spool.commit(spool.digest())))
-    return Sender(transfers)
+        transfers[manifest] = Transfer(spool.commit(spool.digest()))
+    return Sender(manifests, transfers.__getitem__)
 
 
 def hand_in(
@@ -235,12 +235,12 @@ def test_what_is_committed_costs_once_however_often_it_is_sent(federation: Feder
     assert {row.segment: row.parameters for row in before} == {name: LAYOUT[name].size for name in LAYOUT.names}
     assert all((row.silo, row.direction, row.raw) == (A, "up", 4 * row.parameters) for row in before)
     sender = update(federation.folder, federation.uploads(A), 1)
-    assert [row.encoded for row in before] == [
-        next(each.payload_bytes for each in sender.transfers if each.manifest.segment == row.segment) for row in before
-    ]
+    assert list(sender.parts([Standing()] * len(sender.manifests)))
+    sizes = {each.manifest.segment: each.payload_bytes for each in sender.transfers.values()}
+    assert [row.encoded for row in before] == [sizes[row.segment] for row in before]
     receiver, left = hand_in(federation, intake, A)
     assert left == []
-    for offer, transfer in enumerate(sender.transfers):
+    for offer, transfer in sender.transfers.items():
         assert not intake.take(A, 1, receiver, Commit(offer, transfer.digest))
         assert not intake.take(A, 1, receiver, Chunk(offer, *next(transfer.chunks())))
         with pytest.raises(DigestMismatch):
@@ -319,8 +319,8 @@ def test_only_what_the_task_names_can_be_fetched(federation: Federation) -> None
     federation.hear(A, {})
     work = federation.work(A)
     assert work is not None
-    opened = federation.open_transfers(A, work.down)
-    assert [each.manifest for each in opened] == list(work.down)
+    federation.check_transfers(A, work.down)
+    assert [federation.open_transfer(each).manifest for each in work.down] == list(work.down)
     good = work.down[0]
     for wanted in (
         replace(good, version=1, transfer="down.encoder.in.x-1"),
@@ -329,10 +329,10 @@ def test_only_what_the_task_names_can_be_fetched(federation: Federation) -> None
         federation.versions.upload(1, B, "encoder.in", 0),
     ):
         with pytest.raises(NotSelected, match=A):
-            federation.open_transfers(A, [good, wanted])
+            federation.check_transfers(A, [good, wanted])
     join(federation, C, holds=False)
     with pytest.raises(NotSelected, match=C):
-        federation.open_transfers(C, [good])
+        federation.check_transfers(C, [good])
 
 
 def test_versions_that_never_were_are_refused(federation: Federation) -> None:

@@ -80,7 +80,7 @@ def bring(versions: Versions, local: Local, held: Mapping[str, int], target: int
     found = versions.routes(held, {SEGMENT: target})
     for manifest in found:
         receiver = Receiver(local.inbox, [manifest])
-        for part in Sender([versions.open(manifest)]).parts(receiver.standing()):
+        for part in Sender([manifest], versions.open).parts(receiver.standing()):
             assert receiver.chunk(part) if isinstance(part, Chunk) else receiver.commit(part)
         local.apply(manifest)
     return [manifest.base_version for manifest in found]

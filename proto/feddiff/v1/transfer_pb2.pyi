@@ -67,23 +67,29 @@ class Standing(_message.Message):
     items: _containers.RepeatedCompositeFieldContainer[Standing.Item]
     def __init__(self, items: _Optional[_Iterable[_Union[Standing.Item, _Mapping]]] = ...) -> None: ...
 
-class SubmitRequest(_message.Message):
-    __slots__ = ("offer", "chunk", "commit")
-    OFFER_FIELD_NUMBER: _ClassVar[int]
+class Part(_message.Message):
+    __slots__ = ("chunk", "commit")
     CHUNK_FIELD_NUMBER: _ClassVar[int]
     COMMIT_FIELD_NUMBER: _ClassVar[int]
-    offer: Offer
     chunk: Chunk
     commit: Commit
-    def __init__(self, offer: _Optional[_Union[Offer, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ...) -> None: ...
+    def __init__(self, chunk: _Optional[_Union[Chunk, _Mapping]] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ...) -> None: ...
+
+class SubmitRequest(_message.Message):
+    __slots__ = ("offer", "parts")
+    OFFER_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    offer: Offer
+    parts: _containers.RepeatedCompositeFieldContainer[Part]
+    def __init__(self, offer: _Optional[_Union[Offer, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ...) -> None: ...
 
 class SubmitReply(_message.Message):
     __slots__ = ("standing", "committed")
     STANDING_FIELD_NUMBER: _ClassVar[int]
     COMMITTED_FIELD_NUMBER: _ClassVar[int]
     standing: Standing
-    committed: Commit
-    def __init__(self, standing: _Optional[_Union[Standing, _Mapping]] = ..., committed: _Optional[_Union[Commit, _Mapping]] = ...) -> None: ...
+    committed: _containers.RepeatedCompositeFieldContainer[Commit]
+    def __init__(self, standing: _Optional[_Union[Standing, _Mapping]] = ..., committed: _Optional[_Iterable[_Union[Commit, _Mapping]]] = ...) -> None: ...
 
 class FetchRequest(_message.Message):
     __slots__ = ("offer", "standing")
@@ -94,9 +100,7 @@ class FetchRequest(_message.Message):
     def __init__(self, offer: _Optional[_Union[Offer, _Mapping]] = ..., standing: _Optional[_Union[Standing, _Mapping]] = ...) -> None: ...
 
 class FetchReply(_message.Message):
-    __slots__ = ("chunk", "commit")
-    CHUNK_FIELD_NUMBER: _ClassVar[int]
-    COMMIT_FIELD_NUMBER: _ClassVar[int]
-    chunk: Chunk
-    commit: Commit
-    def __init__(self, chunk: _Optional[_Union[Chunk, _Mapping]] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ...) -> None: ...
+    __slots__ = ("parts",)
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    parts: _containers.RepeatedCompositeFieldContainer[Part]
+    def __init__(self, parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ...) -> None: ...
