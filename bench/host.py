@@ -1,11 +1,12 @@
 """Several silos in one process, each with its own folder, certificate and connection: the very code of production.
 
-``python -m feddiff.bench.host ADDRESS FOLDER NAME=TOKEN [NAME=TOKEN ...]`` runs them without training until the
-federation is finished.
+``python -m feddiff.bench.host ADDRESS FOLDER NAME=TOKEN [NAME=TOKEN ...]`` runs them until the federation is finished;
+with ``--data DIR`` they train on DIR/NAME, without it they only move the weights a little.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from feddiff.silo import enroll
 from feddiff.silo.client import Client
 from feddiff.silo.daemon import Silo
 from feddiff.silo.display import Display
-from feddiff.silo.learner import Learner
+from feddiff.silo.learner import ImageLearner, Learner
 from feddiff.silo.local import Local
 
 
@@ -54,12 +55,23 @@ def host(
     return ended
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="feddiff-bench-host", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("address")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("tokens", nargs="+", metavar="NAME=TOKEN")
+    parser.add_argument("--data", type=Path)
+    options = parser.parse_args(arguments)
     console.log_lines(verbose=False)
-    address, folder, *pairs = sys.argv[1:]
-    tokens = dict(pair.split("=", 1) for pair in pairs)
+    tokens = dict(pair.split("=", 1) for pair in options.tokens)
     order = sorted(tokens)
-    ended = host(address, Path(folder), tokens, lambda name, _: Perturber(order.index(name) + 1))
+
+    def learner(name: str, config: FederationConfig) -> Learner:
+        if options.data is None:
+            return Perturber(order.index(name) + 1)
+        return ImageLearner(config, options.data / name)
+
+    ended = host(options.address, options.folder, tokens, learner)
     for name, error in ended.items():
         if error is not None:
             print(f"{name}: {error!r}", file=sys.stderr)

@@ -21,6 +21,7 @@ round's int* or topk* loses, error feedback adds to the next (core/feedback.py);
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -66,6 +67,13 @@ class Codec:
     """
     settle: Callable[[F32, F32 | None], tuple[bytes, F32]]
     """``encode``, and what ``decode`` makes of its payload at the other end, bit for bit, without unpacking it."""
+    bound: Callable[[int], int]
+    """Bytes that no payload of ``encode`` exceeds, by the count of values; a plan counts on it."""
+
+
+def _framed(size: int) -> int:
+    """Bytes that zstd makes of ``size`` at most (ZSTD_COMPRESSBOUND in zstd.h)."""
+    return size + (size >> 8) + max((128 << 10) - size, 0) // (2 << 10)
 
 
 def payload_bound(count: int) -> int:
@@ -107,20 +115,34 @@ def _fp32_settle(values: F32, base: F32 | None) -> tuple[bytes, F32]:
 
 
 def _lossy(
-    name: str, size: Callable[[int], int], narrow: Callable[[F32], _U8], widen: Callable[[_U8, int], F32]
+    name: str,
+    size: Callable[[int], int],
+    narrow: Callable[[F32, float], _U8],
+    widen: Callable[[_U8, int], F32],
+    rate: float = math.inf,
 ) -> Codec:
     """A codec that rounds a value, or its float32 difference from the base.
 
-    ``narrow`` makes ``size(count)`` bytes of ``count`` > 0 finite values, ``widen`` a new vector of such bytes.
+    ``narrow`` makes ``size(count)`` bytes of ``count`` > 0 finite values, ``widen`` a new vector of such bytes. A
+    frame of more than ``rate`` bits a value, and 64 bytes, is made anew with wider steps until it has no more.
     """
 
-    def narrowed(values: F32, base: F32 | None) -> _U8:
+    def bound(count: int) -> int:
+        worst = _framed(size(count)) if count else 0
+        return worst if math.isinf(rate) else min(math.ceil(rate * count / 8) + 64, worst)
+
+    def settled(values: F32, base: F32 | None) -> tuple[bytes, _U8]:
         values = _checked(values, base)
         if base is not None:
             with np.errstate(over="ignore", invalid="ignore"):
                 values = values - base
             _refuse(values, _INFINITY, "is too far from its base for float32; send absolute values")
-        return narrow(values) if values.size else np.empty(0, np.uint8)
+        wider = 1.0
+        body = narrow(values, wider) if values.size else np.empty(0, np.uint8)
+        while len(payload := _pack(body)) > bound(values.size):
+            wider *= 1.25
+            body = narrow(values, wider)
+        return payload, body
 
     def widened(body: _U8, count: int, base: F32 | None) -> F32:
         values = widen(body, count) if count else np.empty(0, np.float32)
@@ -131,20 +153,20 @@ def _lossy(
         return values
 
     def encode(values: F32, base: F32 | None) -> bytes:
-        return _pack(narrowed(values, base))
+        return settled(values, base)[0]
 
     def decode(payload: bytes, count: int, base: F32 | None) -> F32:
         _check_base(count, base)
         return widened(_unpack(payload, count, size(count)), count, base)
 
     def settle(values: F32, base: F32 | None) -> tuple[bytes, F32]:
-        body = narrowed(values, base)
-        return _pack(body), widened(body, values.size, base)
+        payload, body = settled(values, base)
+        return payload, widened(body, values.size, base)
 
-    return Codec(name, False, encode, decode, settle)
+    return Codec(name, False, encode, decode, settle, bound)
 
 
-def _fp16_narrow(values: F32) -> _U8:
+def _fp16_narrow(values: F32, _: float) -> _U8:
     _refuse(values, 0x477FE001, "is beyond fp16, which ends at 65504; use the codec bf16")
     return _planes(values.astype(np.float16).view(np.uint16))
 
@@ -154,7 +176,7 @@ def _fp16_widen(planes: _U8, count: int) -> F32:
     return words.view(np.float16).astype(np.float32)
 
 
-def _bf16_narrow(values: F32) -> _U8:
+def _bf16_narrow(values: F32, _: float) -> _U8:
     # From half a step above the largest bfloat16, rounding would carry into infinity's exponent.
     _refuse(values, 0x7F7F8000, "is beyond bf16, which ends at 3.3895e38; use the codec fp32")
     words = values.view(np.uint32)
@@ -255,9 +277,9 @@ def _registry(*codecs: Codec) -> Mapping[str, Codec]:
 
 
 CODECS: Mapping[str, Codec] = _registry(
-    Codec("fp32", True, _fp32_encode, _fp32_decode, _fp32_settle),
+    Codec("fp32", True, _fp32_encode, _fp32_decode, _fp32_settle, lambda count: _framed(4 * count) if count else 0),
     _lossy("fp16", lambda count: 2 * count, _fp16_narrow, _fp16_widen),
     _lossy("bf16", lambda count: 2 * count, _bf16_narrow, _bf16_widen),
-    *(_lossy(name, each.size, each.narrow, each.widen) for name, each in quantize.QUANTISERS.items()),
+    *(_lossy(name, each.size, each.narrow, each.widen, each.rate) for name, each in quantize.QUANTISERS.items()),
 )
 """All codecs there are. The registry is closed: a manifest that names another is refused."""

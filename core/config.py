@@ -11,13 +11,14 @@ import hashlib
 import json
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from feddiff.core.errors import ConfigError
-from feddiff.core.presets import PRESETS
+from feddiff.core.presets import ECONOMIES, PRESETS
 from feddiff.core.sections import (
+    BudgetConfig,
     CodecConfig,
     DataConfig,
     DiffusionConfig,
@@ -30,8 +31,10 @@ from feddiff.core.sections import (
 MAX_CONFIG_BYTES = 1 << 20
 MAX_SAMPLE_SIZE = 4096
 """Pixels along one side of an image."""
-Policy = Literal["full", "usplit", "ulatdec", "udec"]
-POLICIES: tuple[Policy, ...] = ("full", "usplit", "ulatdec", "udec")
+Fixed = Literal["full", "usplit", "ulatdec", "udec"]
+"""FedDiffuse's plans: what they exchange is fixed beforehand."""
+Policy = Literal[Fixed, "budget"]
+POLICIES: tuple[Fixed, ...] = ("full", "usplit", "ulatdec", "udec")
 
 
 class FederationConfig(Section):
@@ -51,6 +54,7 @@ class FederationConfig(Section):
     codec: CodecConfig = Field(default_factory=CodecConfig)
     outer: OuterConfig = OuterConfig()
     rounds: RoundsConfig = RoundsConfig()
+    budget: BudgetConfig | None = None
 
     @model_validator(mode="after")
     def _classes_fit(self) -> Self:
@@ -76,9 +80,22 @@ class FederationConfig(Section):
             raise ValueError("model may hold only text, finite numbers, true, false, lists and tables") from None
         return self
 
+    @model_validator(mode="after")
+    def _budget_fits(self) -> Self:
+        if (self.plan == "budget") != (self.budget is not None):
+            raise ValueError('plan = "budget" needs a table [budget], and no other plan has one')
+        if self.budget is not None and not self.codec.delta:
+            raise ValueError('plan = "budget" sends differences; it needs codec.delta = true')
+        if self.budget is not None and ((self.codec.up, self.codec.down) != ("fp32", "fp32") or self.codec.segments):
+            raise ValueError('plan = "budget" chooses the codecs, from budget.codecs; leave those of [codec] out')
+        return self
+
     def canonical(self) -> bytes:
         """The rules as the same bytes everywhere: JSON, sorted keys, no spaces, UTF-8."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":")).encode()
+        table = self.model_dump(mode="json")
+        if self.budget is None:
+            del table["budget"]  # federations that began before there was such a table keep their digest
+        return json.dumps(table, sort_keys=True, separators=(",", ":")).encode()
 
     @property
     def digest(self) -> str:
@@ -123,13 +140,16 @@ def parse(text: bytes) -> FederationConfig:
 
 
 def from_table(table: dict[str, Any], where: str) -> FederationConfig:
-    """Check a table of settings, with its ``preset`` (if any) underneath. Raises ConfigError."""
+    """Check a table of settings, over its ``preset`` or presets, each over the one before. Raises ConfigError."""
     table = dict(table)
-    preset = table.pop("preset", None)
-    if preset is not None:
-        if not isinstance(preset, str) or preset not in PRESETS:
-            raise ConfigError(f"{where}: there is no preset {preset!r:.60}; known: {', '.join(PRESETS)}")
-        table = _overlay(PRESETS[preset], table)
+    presets = table.pop("preset", [])
+    under: dict[str, Any] = {}
+    for preset in presets if isinstance(presets, list) else [presets]:
+        known = {**PRESETS, **ECONOMIES}
+        if not isinstance(preset, str) or preset not in known:
+            raise ConfigError(f"{where}: there is no preset {preset!r:.60}; known: {', '.join(known)}")
+        under = _overlay(under, known[preset])
+    table = _overlay(under, table)
     try:
         return FederationConfig.model_validate(table)
     except ValidationError as error:
@@ -153,9 +173,12 @@ def _first_problem(error: ValidationError) -> str:
     problem = error.errors()[0]
     place = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        section: type[BaseModel] = FederationConfig
+        section: type[Section] = FederationConfig
         for part in problem["loc"][:-1]:
-            section = section.model_fields[str(part)].annotation  # type: ignore[assignment]
+            found = section.model_fields.get(str(part))
+            if found is not None:  # else it is the name that a table in a table of tables has
+                kinds = (found.annotation, *get_args(found.annotation))
+                section = next(each for each in kinds if isinstance(each, type) and issubclass(each, Section))
         known = ", ".join(sorted({*section.model_fields, *(["preset"] if section is FederationConfig else [])}))
         return f"unknown key {place!r}; known here: {known}"
     if problem["type"] == "missing":

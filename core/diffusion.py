@@ -11,6 +11,7 @@ Importing it loads torch and diffusers, which takes seconds: import it inside th
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -28,6 +29,7 @@ from feddiff.core.segments import F32, Layout, cut
 Sampler: TypeAlias = Literal["ddim", "ddpm", "dpm-solver++"]
 SAMPLERS: tuple[Sampler, ...] = ("ddim", "ddpm", "dpm-solver++")
 
+_SEEDING = threading.Lock()
 _SAVED_BY_DIFFUSERS = ("_class_name", "_diffusers_version")
 _KNOWN = tuple(name for name in inspect.signature(UNet2DModel.__init__).parameters if name != "self")
 
@@ -39,7 +41,8 @@ def build(config: FederationConfig) -> UNet2DModel:
     images.
     """
     _outline(config)
-    with torch.random.fork_rng(devices=[]):
+    # The seed is the process's own, and silos that share a process may begin at the same moment.
+    with _SEEDING, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)
         return UNet2DModel(**_arguments(config))
 

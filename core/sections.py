@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -113,6 +114,43 @@ class CodecConfig(Section):
             if fits and len(name) > length and getattr(codec, direction) is not None:
                 chosen, length = getattr(codec, direction), len(name)
         return str(chosen)
+
+
+class BudgetConfig(Section):
+    """What a silo's transfers of a round may cost under plan "budget" (federator/budget.py). One of three limits."""
+
+    bytes_per_silo: Annotated[int, Field(ge=1, le=1 << 50)] | None = None
+    """Both directions together, the protocol's own bytes included."""
+    bytes_per_round: Annotated[int, Field(ge=1, le=1 << 50)] | None = None
+    """The same for all silos of a round together; each gets an equal share."""
+    deadline: Seconds | None = None
+    """Seconds that a silo's transfers may take on its link."""
+    link_mbit: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
+    """With ``deadline``: what a link that is not measured yet is taken for, in Mbit/s each way."""
+    refresh: Annotated[int, Field(ge=1, le=1000)] = 4
+    """Rounds within which every segment gets a new version."""
+    codecs: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = ("fp32", "int8", "int4", "int2")
+    """What the plan may choose from, finest first."""
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> Self:
+        if sum(each is not None for each in (self.bytes_per_silo, self.bytes_per_round, self.deadline)) != 1:
+            raise ValueError("set exactly one of bytes_per_silo, bytes_per_round and deadline")
+        if (self.deadline is None) != (self.link_mbit is None):
+            raise ValueError("deadline and link_mbit go together")
+        return self
+
+    @model_validator(mode="after")
+    def _finest_first(self) -> Self:
+        from feddiff.core.codec import CODECS
+
+        for name in self.codecs:
+            if name not in CODECS:
+                raise ValueError(f"there is no codec {name!r}; known: {', '.join(CODECS)}")
+        for finer, coarser in pairwise(self.codecs):
+            if CODECS[finer].bound(1 << 16) <= CODECS[coarser].bound(1 << 16):
+                raise ValueError(f"codecs go from the finest to the coarsest; {coarser!r} is no smaller than {finer!r}")
+        return self
 
 
 class OuterConfig(Section):

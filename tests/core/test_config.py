@@ -13,10 +13,16 @@ from hypothesis import strategies as st
 
 from feddiff.core.config import MAX_CONFIG_BYTES, FederationConfig, from_table, load, parse
 from feddiff.core.errors import ConfigError
-from feddiff.core.presets import PRESETS
+from feddiff.core.presets import ECONOMIES, PRESETS
 from feddiff.core.sections import CodecConfig
 
-PARAMETERS = {"digits-16": 635_553, "gray-28": 3_077_593, "cifar-32": 35_746_307, "ct-64": 26_621_569}
+PARAMETERS = {
+    "digits-8": 160_337,
+    "digits-16": 635_553,
+    "gray-28": 3_077_593,
+    "cifar-32": 35_746_307,
+    "ct-64": 26_621_569,
+}
 
 
 def complaint(table: dict[str, Any]) -> str:
@@ -64,12 +70,26 @@ class TestPresets:
         training = digits(training={"steps": 7}).training
         assert (training.epochs, training.steps) == (None, 7)
 
-    @pytest.mark.parametrize("preset", ["digits", "", 5, ["digits-16"], {"digits-16": 1}, "x" * 10_000])
+    @pytest.mark.parametrize("preset", ["digits", "", 5, ["digits-16", 5], ["digits"], {"digits-16": 1}, "x" * 10_000])
     def test_that_does_not_exist_names_those_that_do(self, preset: object) -> None:
         text = complaint({"preset": preset})
         assert "there is no preset" in text
         assert ", ".join(PRESETS) in text
         assert len(text) < 300
+
+    @pytest.mark.parametrize("economy", ECONOMIES)
+    def test_an_economy_goes_on_top_of_a_model_and_below_the_file(self, economy: str) -> None:
+        config = from_table({"preset": ["ct-64", economy], "outer": {"momentum": 0.5}}, "rules.toml")
+        assert config.model == PRESETS["ct-64"]["model"]
+        assert (config.initial, config.codec.up, config.outer.optimizer, config.outer.momentum) == (
+            "seed",
+            "int2",
+            "nesterov",
+            0.5,
+        )
+        assert config.training.epochs == ECONOMIES[economy]["training"]["epochs"]
+        assert config.training.batch_size == PRESETS["ct-64"]["training"]["batch_size"]
+        assert "model" in complaint({"preset": economy})
 
 
 class TestRefusals:
