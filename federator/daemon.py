@@ -35,7 +35,7 @@ from feddiff.federator.fold import BadUpdate
 from feddiff.federator.initial import prepare
 from feddiff.federator.intake import Intake
 from feddiff.federator.journal import Round
-from feddiff.federator.lookout import look
+from feddiff.federator.lookout import look, untold
 from feddiff.federator.publisher import Publisher
 from feddiff.federator.rounds import Decision, decide
 from feddiff.federator.service import FederationService
@@ -63,6 +63,8 @@ def open_federation(folder: Path, config: FederationConfig) -> Federation:
     if known is None:
         for name in config.codec.segments:
             layout.select(name)
+        if federation.purse is not None:
+            federation.purse.check()
         with WeightsReader(folder / "initial.safetensors") as reader:
             for segment in layout.names:
                 federation.versions.publish_initial(segment, reader)
@@ -191,7 +193,7 @@ class Federator:
         """Average the updates of these silos and publish; or reject a bad one and try again."""
         federation, current = self.federation, self.federation.round
         assert current is not None
-        left_out = sorted({each.silo for each in current.plan.assignments} - set(silos))
+        left_out = sorted(set(current.plan.reporting) - set(silos))
         if left_out and silos:
             log.warning("round %d is averaged WITHOUT %s", current.round, ", ".join(left_out))
         try:
@@ -212,10 +214,10 @@ class Federator:
         log.info("finished: %s", federation.decision.reason)
         with federation.changed:
             while time.monotonic() < until and not self._stop.is_set():
-                untold = federation.untold(time.monotonic())
-                if not untold:
+                waiting = untold(federation, time.monotonic())
+                if not waiting:
                     break
-                federation.decision = Decision("wait", f"finished; {', '.join(sorted(untold))} have yet to hear of it")
+                federation.decision = Decision("wait", f"finished; {', '.join(sorted(waiting))} have yet to hear of it")
                 federation.changed.wait(0.2)
         time.sleep(0.3)  # the last answers are on their way
 

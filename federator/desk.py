@@ -102,6 +102,7 @@ def _status_text(reply: pb.StatusReply) -> str:
     lines = [
         f"{reply.federation}: {reply.phase}, round {reply.round} of {reply.rounds}, plan {reply.policy}",
         f"  {reply.reason}",
+        *([f"  round {reply.round}, {reply.plan}"] if reply.policy == "budget" and reply.plan else []),
         f"  on the wire so far: {amount(reply.wire_down)} down, {amount(reply.wire_up)} up",
         f"  {'silo':<20} {'enrolled':<9} {'reachable':<10} {'planned':<8} {'training':<9} {'images':>8}  loss    doing",
     ]
@@ -113,6 +114,9 @@ def _status_text(reply: pb.StatusReply) -> str:
             f"  {silo.name:<20} {truths[0]:<9} {truths[1]:<10} {truths[2]:<8} {truths[3]:<9} {silo.samples:>8}"
             f"  {loss:<7} {doing}{f' ({silo.note})' if silo.note else ''}"
         )
+        if reply.policy == "budget":
+            links = [f"{rate:.3g} Mbit/s" if rate else "not measured" for rate in (silo.down_mbit, silo.up_mbit)]
+            lines.append(f"    {silo.plan or 'not planned yet'}; its link: {links[0]} down, {links[1]} up")
     if not reply.silos:
         lines.append("  no silo is enrolled; `feddiff-federator invite NAME` makes an invitation")
     return "\n".join(lines)
@@ -203,8 +207,8 @@ def story(federation: Federation, samples: list[tuple[str, Path]]) -> Story:
         rounds=rounds,
         entries=list(federation.ledger.entries()),
         samples=samples,
-        codec_up=config.codec.up,
-        codec_down=config.codec.down,
+        codec_up="by the plan" if config.budget else config.codec.up,
+        codec_down="by the plan" if config.budget else config.codec.down,
     )
 
 

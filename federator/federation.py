@@ -7,7 +7,6 @@ see one consistent state under one lock, and everything that must outlive the pr
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -21,14 +20,13 @@ from feddiff.core.spool import Manifest, Transfer
 from feddiff.federator.database import Database
 from feddiff.federator.journal import Journal, Round
 from feddiff.federator.ledger import Entry, Ledger
+from feddiff.federator.links import Links
 from feddiff.federator.planner import Assignment, plan_round
 from feddiff.federator.presence import REACHABLE_S, Presence
+from feddiff.federator.purse import Purse
 from feddiff.federator.roster import Roster
 from feddiff.federator.rounds import Decision
 from feddiff.federator.versions import Versions
-
-MAX_METRICS = 64
-"""Different metrics of a silo that are kept in a round."""
 
 log = logging.getLogger("feddiff.federator")
 
@@ -51,7 +49,10 @@ class Federation:
         self.folder, self.config, self.layout = folder, config, layout
         self._database = database
         self.roster, self.journal, self.ledger = Roster(database), Journal(database), Ledger(database)
-        self.versions = Versions(folder, layout, config)
+        self.versions, self.links = Versions(folder, layout, config), Links(self.ledger)
+        self.purse: Purse | None = None
+        if config.budget is not None:
+            self.purse = Purse(config, config.budget, layout, self.versions, self.ledger, self.links)
         self.changed = threading.Condition()
         self.presence: dict[str, Presence] = {}
         self.evicted = {silo.name for silo in self.roster.silos() if silo.evicted is not None}
@@ -126,12 +127,15 @@ class Federation:
             if assignment is None or self.round is None or silo in self._settled(self.round.round):
                 return None
             held = self.presence[silo].held if silo in self.presence else {}
-            # A silo that has lost (or never had) a segment gets it, whatever the plan says comes down.
-            wanted = [name for name in self.layout.names if name in assignment.down or name not in held]
-            targets = {name: self.current[name] for name in wanted}
+            down = self.versions.routes(held, {name: self.current[name] for name in self._due(assignment, held)})
+            if self.purse is not None and not self.purse.covers(assignment, down):
+                self.reject(silo, "it has lost what it held; to bring that too would overspend its budget")
+                return None
+            if not down and not assignment.up:
+                return None
             return Work(
                 self.round.round,
-                tuple(self.versions.routes(held, targets)),
+                tuple(down),
                 tuple(self.uploads(silo)),
                 {name: self.current[name] for name in assignment.down},
                 assignment.personal,
@@ -147,6 +151,14 @@ class Federation:
             return None
         return next((each for each in self.round.plan.assignments if each.silo == silo), None)
 
+    def _due(self, assignment: Assignment, held: Mapping[str, int]) -> list[str]:
+        """Segments that a silo may fetch: what the plan says, and what it has lost or never had.
+
+        Not the latter under a budget, which plans that, too.
+        """
+        lost = set() if self.purse is not None else set(self.layout.names) - held.keys()
+        return [name for name in self.layout.names if name in assignment.down or name in lost]
+
     def _settled(self, round: int) -> set[str]:
         return self.committed | self.journal.rejections(round).keys()
 
@@ -154,9 +166,8 @@ class Federation:
         """Raises NotSelected for a published transfer that the silo's task does not name."""
         with self.changed:
             assignment = self.assignment(silo)
-            allowed = set(assignment.down) if assignment else set()
             held = self.presence[silo].held if silo in self.presence else {}
-            allowed |= set(self.layout.names) - held.keys() if assignment else set()
+            allowed = self._due(assignment, held) if assignment else []
             for each in wanted:
                 # Not the exact route of the task: which of two routes is shorter may have changed since.
                 known = each.segment in allowed and each.version <= self.current[each.segment]
@@ -173,7 +184,9 @@ class Federation:
         assignment, number = self.assignment(silo), self.open_round()
         if assignment is None or number is None:
             return []
-        return [self.versions.upload(number, silo, name, self.current[name]) for name in assignment.up]
+        return [
+            self.versions.upload(number, silo, name, self.current[name], assignment.codec) for name in assignment.up
+        ]
 
     def committed_segment(self, silo: str, round: int, segment: str, digest: bytes, cost: Entry) -> bool:
         """Note a segment of an update, and what it cost, durably; False if it was noted before."""
@@ -184,27 +197,24 @@ class Federation:
                     self.ledger.add(cost)
             self.committed = self.complete_updates()
             if silo in self.committed:
-                self.hear(silo).phase = "done"
+                known, assignment = self.hear(silo), self.assignment(silo)
+                known.phase = "done"
+                # It trained on these, and the next round may be planned before it says so itself.
+                known.held |= {name: self.current[name] for name in (assignment.down if assignment else ())}
                 self.changed.notify_all()
             return fresh
 
     def report(self, silo: str, round: int, phase: str, step: int, steps: int, metrics: Mapping[str, float]) -> bool:
-        """Progress from inside the silo's work; False if the round no longer wants it.
-
-        Metrics that are not finite are dropped, as are new ones after the first ``MAX_METRICS`` of a round."""
+        """Progress from inside the silo's work; False if the round no longer wants it."""
         with self.changed:
             known = self.hear(silo, progress=False)
             if (known.phase, known.step) != (phase, step):
                 known.progress_at = known.heard_at
             known.phase, known.step, known.steps = phase, step, steps
-            work = self.work(silo)
-            if work is None or work.round != round:
+            if self.assignment(silo) is None or self.open_round() != round or silo in self._settled(round):
                 return False
-            new = [name for name in metrics if name not in known.metrics]
-            known.metrics |= set(new[: MAX_METRICS - len(known.metrics)])
-            finite = {name: v for name, v in metrics.items() if math.isfinite(v) and name in known.metrics}
-            if finite:
-                self.journal.measure(round, silo, finite)
+            if kept := known.admit(metrics):
+                self.journal.measure(round, silo, kept)
             return True
 
     def reject(self, silo: str, reason: str) -> None:
@@ -235,15 +245,13 @@ class Federation:
         if self.round is None or self.round.closed_at is not None:
             return set()
         updates = self.journal.updates(self.round.round)
-        return {each.silo for each in self.round.plan.assignments if set(each.up) <= updates.get(each.silo, set())}
+        planned = (each for each in self.round.plan.assignments if each.up)
+        return {each.silo for each in planned if set(each.up) <= updates.get(each.silo, set())}
 
     def reachable(self, now: float) -> set[str]:
         """Silos that were heard from lately and are not evicted."""
-        return {
-            name
-            for name, known in self.presence.items()
-            if now - known.heard_at < REACHABLE_S and name not in self.evicted
-        }
+        heard = {name for name, known in self.presence.items() if now - known.heard_at < REACHABLE_S}
+        return heard - self.evicted
 
     def begin_round(self, silos: Sequence[str], reason: str) -> Round:
         """Plan the next round and make it everybody's task."""
@@ -251,8 +259,13 @@ class Federation:
             number = 1 if self.round is None else self.round.round + 1
             silos = [name for name in silos if name in self.presence]  # one may have been evicted this very moment
             held = {name: self.presence[name].held for name in silos}
-            newcomers = [name for name in silos if set(self.layout.names) - held[name].keys()]
-            plan = plan_round(self.config.plan, number, silos, self.layout, self.config.seed, newcomers)
+            if self.config.plan == "budget":
+                assert self.purse is not None
+                past = [each.plan.open for each in self.journal.rounds() if each.silos]
+                plan = self.purse.plan(number, held, self.current, past)
+            else:
+                newcomers = [name for name in silos if set(self.layout.names) - held[name].keys()]
+                plan = plan_round(self.config.plan, number, silos, self.layout, self.config.seed, newcomers)
             samples = {silo.name: silo.samples for silo in self.roster.silos() if silo.name in silos}
             self.journal.open(plan, samples, time.time(), reason)
             self.round = self.journal.last()
@@ -276,12 +289,6 @@ class Federation:
         with self.changed:
             self.journal.note(f"told {silo}", "finished")
             self.changed.notify_all()
-
-    def untold(self, now: float) -> set[str]:
-        """Silos of the last round, and those that are here, that have yet to hear that it is over."""
-        last = {each.silo for each in self.round.plan.assignments} if self.round is not None else set()
-        wanted = (last | self.reachable(now)) - self.evicted
-        return {silo for silo in wanted if self.journal.fact(f"told {silo}") is None}
 
     def _restart_clock(self) -> None:
         self.since, self.quorum_since = time.monotonic(), None

@@ -94,6 +94,30 @@ class Ledger:
             entry = Entry(**dict(zip(names, row, strict=True)))
             yield replace(entry, estimated=bool(entry.estimated))
 
+    def flows(self, silo: str, direction: Direction, least: int, count: int) -> list[tuple[int, int, float]]:
+        """(round, bytes, seconds) of a silo's transfers in its newest rounds with at least so many bytes."""
+        # Of what came down, the overhead's row has the time, where the kernel could be asked.
+        query = (
+            "SELECT round, sum(wire * (segment != '')) AS bytes, sum(seconds) AS took FROM ledger"
+            " WHERE silo = ? AND direction = ? GROUP BY round HAVING bytes >= ? AND took > 0"
+            " ORDER BY round DESC LIMIT ?"
+        )
+        rows = self._database.rows(query, (silo, direction, least, count))
+        return [(int(round), int(size), float(took)) for round, size, took in rows]
+
+    def spent(self, round: int, silo: str) -> dict[Direction, int]:
+        """Bytes on the wire of a silo's transfers in a round, what was sent again included."""
+        query = (
+            "SELECT direction, sum(wire) FROM ledger WHERE round = ? AND silo = ? AND segment != ? GROUP BY direction"
+        )
+        found = dict(self._database.rows(query, (round, silo, OVERHEAD)))
+        return {"down": int(found.get("down", 0)), "up": int(found.get("up", 0))}
+
+    def protocol(self, silo: str, since: int) -> int:
+        """The most bytes that carried no weights, both directions, in any of a silo's rounds from ``since`` on."""
+        query = "SELECT sum(wire) FROM ledger WHERE silo = ? AND round >= ? AND segment = ? GROUP BY round"
+        return max((int(row[0]) for row in self._database.rows(query, (silo, since, OVERHEAD))), default=0)
+
     def wire(self, direction: Direction, round: int | None = None) -> int:
         """Bytes that crossed in one direction, in one round or in all."""
         where, values = ("", ()) if round is None else (" AND round = ?", (round,))

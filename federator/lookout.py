@@ -1,4 +1,4 @@
-"""What the decision about the rounds looks at, gathered from the running federation."""
+"""What the daemon looks at before it acts, gathered from the running federation."""
 
 from __future__ import annotations
 
@@ -18,9 +18,13 @@ def look(federation: Federation, now: float) -> View:
                 known = federation.presence.get(each.silo)
                 progress = max(federation.since, known.progress_at) if known else federation.since
                 why = "evicted" if each.silo in federation.evicted else rejected.get(each.silo)
-                planned[each.silo] = Planned(each.silo in federation.committed, progress, why)
+                held = known.held if known else {}
+                has = all(held.get(name) == federation.current[name] for name in each.down)
+                done = each.silo in federation.committed if each.up else has
+                planned[each.silo] = Planned(done, progress, why, bool(each.up), bool(each.up or each.down))
             usable = federation.committed - rejected.keys() - federation.evicted
-            if len(usable) >= federation.config.rounds.needed and federation.quorum_since is None:
+            needed = min(federation.config.rounds.needed, max(len(current.plan.reporting), 1))
+            if len(usable) >= needed and federation.quorum_since is None:
                 federation.quorum_since = now
         return View(
             round=1 if current is None else current.round + (0 if collecting else 1),
@@ -33,3 +37,10 @@ def look(federation: Federation, now: float) -> View:
             paused=federation.journal.fact("paused") == "yes",
             stopping=federation.journal.fact("stopping") == "yes",
         )
+
+
+def untold(federation: Federation, now: float) -> set[str]:
+    """Silos of the last round, and those that are here, that have yet to hear that it is over."""
+    last = {each.silo for each in federation.round.plan.assignments} if federation.round is not None else set()
+    wanted = (last | federation.reachable(now)) - federation.evicted
+    return {silo for silo in wanted if federation.journal.fact(f"told {silo}") is None}

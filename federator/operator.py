@@ -67,12 +67,14 @@ def status(federation: Federation, live: bool) -> pb.StatusReply:
         current = federation.round
         collecting = current is not None and current.closed_at is None
         reachable = federation.reachable(now)
-        planned = {each.silo: each.up for each in current.plan.assignments} if current and collecting else {}
+        assigned = {each.silo: each for each in current.plan.assignments} if current else {}
+        planned = {name: each.up for name, each in assigned.items()} if collecting else {}
         metrics = federation.journal.metrics()
         silos = []
         for silo in federation.roster.silos():
             known = federation.presence.get(silo.name)
             losses = [by[silo.name]["loss"] for by in metrics.values() if "loss" in by.get(silo.name, {})]
+            down, up = (federation.links.rate(silo.name, way) for way in ("down", "up"))
             rejected = federation.journal.rejections(current.round) if current else {}
             silos.append(
                 pb.SiloStatus(
@@ -90,6 +92,9 @@ def status(federation: Federation, live: bool) -> pb.StatusReply:
                     committed=silo.name in federation.committed,
                     up=planned.get(silo.name, ()),
                     note=silo.evicted or rejected.get(silo.name, ""),
+                    plan=assigned[silo.name].reason if silo.name in assigned else "",
+                    down_mbit=down.mbit_s if down else 0.0,
+                    up_mbit=up.mbit_s if up else 0.0,
                 )
             )
         reason = federation.decision.reason if live else "the federator is not running"
@@ -105,4 +110,5 @@ def status(federation: Federation, live: bool) -> pb.StatusReply:
             wire_up=federation.ledger.wire("up"),
             config_digest=federation.config.digest,
             policy=federation.config.plan,
+            plan=current.plan.reason if current else "",
         )

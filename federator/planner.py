@@ -13,6 +13,8 @@ the whole network under each; they differ in what is exchanged:
                                                 rides with one of the two
     ulatdec  bottleneck and decoder             bottleneck and decoder                  encoder
     udec     decoder                            decoder                                 encoder and bottleneck
+
+The plan ``budget`` is made in federator/budget.py, of the same nouns.
 """
 
 from __future__ import annotations
@@ -20,14 +22,16 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from random import Random
+from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from feddiff.core.config import Policy
+from feddiff.core.config import Fixed, Policy
 from feddiff.core.errors import StoreError
 from feddiff.core.segments import PARTS, Layout, Part
+from feddiff.federator.measure import amount
 
-_SHARED: Mapping[Policy, tuple[Part, ...]] = {
+_SHARED: Mapping[Fixed, tuple[Part, ...]] = {
     "full": PARTS,
     "usplit": PARTS,
     "ulatdec": ("bottleneck", "decoder"),
@@ -36,8 +40,51 @@ _SHARED: Mapping[Policy, tuple[Part, ...]] = {
 
 
 @dataclass(frozen=True)
+class Allowance:
+    """What a silo's transfers of a round may cost: ``down`` and ``up`` for a byte, together at most ``limit``.
+
+    In bytes both prices are 1; in seconds they are what a byte takes on the silo's link.
+    """
+
+    limit: float
+    reserve: float = 0.0
+    """Kept back besides: for the protocol's own bytes, or for a link that is slower than it was."""
+    unit: Literal["bytes", "seconds"] = "bytes"
+    down: float = 1.0
+    up: float = 1.0
+
+    def cost(self, down: float, up: float) -> float:
+        """Of so many bytes down and up."""
+        return down * self.down + up * self.up
+
+    @property
+    def each_way(self) -> float:
+        """Bytes that may come down if as many go up."""
+        return self.limit / (self.down + self.up)
+
+    def words(self, down: float, up: float) -> str:
+        """What so many bytes cost of what there is."""
+        cost = self.cost(down, up)
+        if self.unit == "bytes":
+            whole = f"{amount(cost + self.reserve)} of {amount(self.limit + self.reserve)}"
+            return f"{amount(down)} down, {amount(up)} up and {amount(self.reserve)} for the protocol: {whole}"
+        speeds = f"{8e-6 / self.down:.3g} Mbit/s down and {8e-6 / self.up:.3g} up"
+        return f"{amount(down)} down and {amount(up)} up at {speeds}: {cost:.1f} s of {self.limit + self.reserve:.1f} s"
+
+
+@dataclass(frozen=True)
+class Spending:
+    """A silo's transfers of a round under plan "budget"."""
+
+    allowance: Allowance
+    down: int
+    up: int
+    """Bytes on the wire that its transfers cannot exceed."""
+
+
+@dataclass(frozen=True)
 class Assignment:
-    """One silo's share of a round, in names of segments, each in layout order."""
+    """One silo's share of a round, in names of segments, each in layout order. Who has no ``up`` does not train."""
 
     silo: str
     down: tuple[str, ...]
@@ -47,6 +94,9 @@ class Assignment:
     personal: tuple[str, ...]
     """Those that never leave a silo under this policy."""
     reason: str
+    codec: str = ""
+    """Of what it reports; empty: as the rules say."""
+    spending: Spending | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +107,15 @@ class Plan:
     policy: Policy
     assignments: tuple[Assignment, ...]
     reason: str
+    open: tuple[str, ...] = ()
+    """Under plan "budget": the segments that get a new version, in the order of the rotation."""
+    codec: str = ""
+    """Of their publication; empty: as the rules say."""
+
+    @property
+    def reporting(self) -> tuple[str, ...]:
+        """The silos that have something to report."""
+        return tuple(each.silo for each in self.assignments if each.up)
 
     def to_json(self) -> str:
         """JSON without spaces, the same for the same plan."""
@@ -77,7 +136,7 @@ _JSON = TypeAdapter(Plan)
 
 
 def plan_round(
-    policy: Policy,
+    policy: Fixed,
     round: int,
     silos: Collection[str],
     layout: Layout,

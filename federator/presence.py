@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+MAX_METRICS = 64
+"""Different metrics of a silo that are kept in a round."""
 REACHABLE_S = 75.0
 """A silo counts as reachable this long after it was last heard: it asks for its task every 25 s when idle."""
 
@@ -23,3 +26,9 @@ class Presence:
     """Names of the metrics it has reported in the open round."""
     streams: set[Callable[[], object]] = field(default_factory=set)
     """What cancels its calls that are under way."""
+
+    def admit(self, told: Mapping[str, float]) -> dict[str, float]:
+        """What is kept of reported metrics: the finite ones, and no new names after the first ``MAX_METRICS``."""
+        new = [name for name in told if name not in self.metrics]
+        self.metrics |= set(new[: MAX_METRICS - len(self.metrics)])
+        return {name: value for name, value in told.items() if math.isfinite(value) and name in self.metrics}

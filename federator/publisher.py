@@ -103,7 +103,7 @@ class Publisher:
                         silo, f"its spooled {fold.segment} was damaged on the federator's disk: {error}"
                     ) from None
             contributions = [Contribution(silo, current.weights[silo], opened[silo]) for silo in fold.silos]
-            versions.publish(fold.segment, fold.base, fold.base + 1, contributions)
+            versions.publish(fold.segment, fold.base, fold.base + 1, contributions, current.plan.codec)
         finally:
             for each in opened.values():
                 each.close()

@@ -21,11 +21,15 @@ Action = Literal["wait", "open", "fold", "finish"]
 
 @dataclass(frozen=True)
 class Planned:
-    """A silo that has work in the open round. ``progress_at``: when it last showed any sign of it."""
+    """A silo of the open round. ``progress_at``: when it last showed any sign of work."""
 
     committed: bool
     progress_at: float
     rejected: str | None = None
+    reports: bool = True
+    """Whether an update of it is planned; if not, it is ``committed`` when it holds what was planned for it."""
+    works: bool = True
+    """Whether anything is planned for it."""
 
 
 @dataclass(frozen=True)
@@ -85,18 +89,21 @@ def _waiting(now: float, view: View, rules: RoundsConfig) -> Decision:
 
 
 def _collecting(now: float, view: View, rules: RoundsConfig) -> Decision:
-    done = tuple(sorted(name for name, silo in view.planned.items() if silo.committed and not silo.rejected))
-    pending = {name: s for name, s in view.planned.items() if not s.committed and not s.rejected}
+    planned = {name: silo for name, silo in view.planned.items() if silo.reports}
+    if view.planned and not planned:
+        return _catching_up(now, view, rules)
+    done = tuple(sorted(name for name, silo in planned.items() if silo.committed and not silo.rejected))
+    pending = {name: s for name, s in planned.items() if not s.committed and not s.rejected}
     lively = [name for name, silo in pending.items() if now - silo.progress_at < rules.deadline]
     # A round that was planned with fewer silos than the quorum cannot need more than it has.
-    needed = min(rules.needed, len(view.planned))
+    needed = min(rules.needed, len(planned))
     if not pending and len(done) >= needed:
         return Decision("fold", f"all {len(done)} updates are in", done)
     if not pending:
         return Decision("fold", f"{len(done)} of {needed} needed updates can be used: the round ends without a change")
     if not done or len(done) < needed:
         if lively:
-            return Decision("wait", f"{len(done)} of {len(view.planned)} updates are in; {_names(lively)} at work")
+            return Decision("wait", f"{len(done)} of {len(planned)} updates are in; {_names(lively)} at work")
         return Decision(
             "wait",
             f"{len(done)} of {max(needed, 1)} needed updates are in and {_names(pending)} silent for over"
@@ -110,6 +117,18 @@ def _collecting(now: float, view: View, rules: RoundsConfig) -> Decision:
     if waited >= rules.grace:
         return Decision("fold", f"quorum {needed} is in; {_names(pending)} late by over {rules.grace:.0f} s", done)
     return Decision("wait", f"quorum {needed} is in; giving {_names(lively)} {rules.grace - waited:.0f} s more")
+
+
+def _catching_up(now: float, view: View, rules: RoundsConfig) -> Decision:
+    """Of a round in which nobody reports: it lasts until all have what it brings them, or are silent."""
+    pending = {name: silo for name, silo in view.planned.items() if not silo.committed and not silo.rejected}
+    lively = [name for name, silo in pending.items() if now - silo.progress_at < rules.deadline]
+    if lively:
+        return Decision("wait", f"nobody reports in round {view.round}; {_names(lively)} being brought up to date")
+    if not any(silo.works for silo in view.planned.values()) and now - view.since < rules.grace:
+        left = rules.grace - (now - view.since)
+        return Decision("wait", f"round {view.round} has nothing for anybody; the next is planned in {left:.0f} s")
+    return Decision("fold", "nobody was to report: the round ends without a change")
 
 
 def _names(silos: Iterable[str]) -> str:

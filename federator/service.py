@@ -19,6 +19,7 @@ from feddiff.federator.federation import Federation
 from feddiff.federator.gate import Gate, Passage
 from feddiff.federator.intake import Intake
 from feddiff.federator.ledger import OVERHEAD, Direction, Entry
+from feddiff.federator.purse import afford
 from feddiff.federator.traffic import Traffic
 from feddiff.v1 import federation_pb2 as pb
 from feddiff.v1 import federation_pb2_grpc, transfer_pb2
@@ -72,6 +73,7 @@ class FederationService(federation_pb2_grpc.FederationServicer):
             layout_digest=self._federation.layout.digest,
             initial_digest=self._federation.journal.fact("initial") or "",
         )
+        context.set_compression(grpc.Compression.Gzip)
         return self._counted(silo, request, reply)
 
     def GetTask(self, request: pb.TaskRequest, context: grpc.ServicerContext) -> pb.Task:  # noqa: N802
@@ -85,6 +87,7 @@ class FederationService(federation_pb2_grpc.FederationServicer):
                 self._federation.hear(silo)
                 self._federation.roster.check(silo, wire.caller(context, "silo").serial)
                 task = self._task(silo)
+        context.set_compression(grpc.Compression.Gzip)
         return self._counted(silo, request, task)
 
     def _task(self, silo: str) -> pb.Task:
@@ -120,6 +123,8 @@ class FederationService(federation_pb2_grpc.FederationServicer):
         self._cuttable(silo, context)
         wanted = wire.manifests_from(request.offer.manifests)
         self._federation.check_transfers(silo, wanted)
+        self._traffic.keep()
+        afford(self._federation, silo, "down", wanted, wire.standing_from(request.standing))
         sender = Sender(wanted, self._federation.open_transfer)
         self._federation.hear(silo).phase = "fetching"
         number = 0 if self._federation.round is None else self._federation.round.round
@@ -150,6 +155,8 @@ class FederationService(federation_pb2_grpc.FederationServicer):
             raise ProtocolError("an upload begins with its offer")
         number = first.offer.round
         receiver = self._intake.begin(silo, number, wire.manifests_from(first.offer.manifests))
+        self._traffic.keep()
+        afford(self._federation, silo, "up", receiver.manifests, receiver.standing())
         # The silo sends nothing before it has the standing, so it is here that it waits for its turn.
         with self._gate.pass_through(lambda: self._alive(silo, context)) as passage:
             yield transfer_pb2.SubmitReply(standing=wire.standing_to(receiver.standing()))

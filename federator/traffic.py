@@ -24,15 +24,18 @@ from feddiff.core.transfer import Chunk, Commit
 from feddiff.federator.ledger import OVERHEAD, Direction, Entry, Ledger
 
 _TCP_INFO = 11
-# struct tcp_info of linux/tcp.h: bytes_received at 128, bytes_sent (retransmissions included) at 200.
-_RECEIVED, _SENT = 128, 200
+# struct tcp_info of linux/tcp.h: bytes_received at 128, bytes_sent (retransmissions included) at 200, and at 168
+# busy_time: microseconds in which something was on its way and not acknowledged yet.
+_RECEIVED, _BUSY, _SENT = 128, 168, 200
 Connection = tuple[str, int]
+Counts = tuple[int, int, int]
+"""Bytes sent, bytes received, microseconds busy with sending."""
 Key = tuple[int, str, str, Direction]
 
 
-def kernel_counts(port: int) -> dict[Connection, tuple[int, int]] | None:
-    """(bytes sent, bytes received) of this process's connections on a local port, by peer; None if not to be had."""
-    found: dict[Connection, tuple[int, int]] = {}
+def kernel_counts(port: int) -> dict[Connection, Counts] | None:
+    """The counts of this process's connections on a local port, by peer; None if not to be had."""
+    found: dict[Connection, Counts] = {}
     folder = Path("/proc/self/fd")
     if not folder.exists():
         return None
@@ -48,8 +51,8 @@ def kernel_counts(port: int) -> dict[Connection, tuple[int, int]] | None:
         peer, info = asked
         if len(info) < _SENT + 8:
             return None
-        (sent,), (received,) = struct.unpack_from("=Q", info, _SENT), struct.unpack_from("=Q", info, _RECEIVED)
-        found[peer] = (sent, received)
+        sent, received, busy = (struct.unpack_from("=Q", info, place)[0] for place in (_SENT, _RECEIVED, _BUSY))
+        found[peer] = (sent, received, busy)
     return found
 
 
@@ -92,8 +95,10 @@ class Traffic:
         self._lock = threading.Lock()
         self._rows: dict[Key, Entry] = {}
         self._owners: dict[Connection, str] = {}
-        self._seen: dict[Connection, tuple[int, int]] = {}
+        self._seen: dict[Connection, Counts] = {}
         self._told: dict[tuple[str, Direction], int] = defaultdict(int)
+        self._owed: dict[str, int] = defaultdict(int)
+        """Bytes of downlink transfers that gRPC has taken and the kernel has not sent yet, by silo."""
         self._marks: dict[tuple[str, str], int] = {}
         self._kernel = kernel_counts(port) is not None
 
@@ -133,7 +138,8 @@ class Traffic:
     def sent(self, round: int, silo: str, transfer: Transfer, part: Chunk | Commit, wire: int, seconds: float) -> None:
         """Count one part of a downlink transfer; its commit makes the whole count, once for each silo."""
         manifest = transfer.manifest
-        entry = Entry(round, silo, manifest.segment, "down", wire=wire, seconds=seconds)
+        # What gRPC takes in no time still takes its time on the link: the kernel knows better.
+        entry = Entry(round, silo, manifest.segment, "down", wire=wire, seconds=0.0 if self._kernel else seconds)
         if isinstance(part, Chunk):
             mark = self._marks.setdefault(
                 (silo, manifest.transfer),
@@ -171,26 +177,35 @@ class Traffic:
                 self._ledger.add(*self._rows.values())
                 self._rows = {}
 
-    def _settle(self, counts: dict[Connection, tuple[int, int]]) -> None:
+    def _settle(self, counts: dict[Connection, Counts]) -> None:
         round_now = self._round_now()
         crossed: dict[tuple[str, Direction], int] = defaultdict(int)
-        for connection, (sent, received) in counts.items():
-            before = self._seen.get(connection, (0, 0))
-            if before[0] > sent or before[1] > received:
-                before = (0, 0)  # the same address and port, a new connection
+        busy: dict[str, int] = defaultdict(int)
+        for connection, now in counts.items():
+            before = self._seen.get(connection, (0, 0, 0))
+            if any(old > new for old, new in zip(before, now, strict=True)):
+                before = (0, 0, 0)  # the same address and port, a new connection
             silo = self._owners.get(connection, "")
-            crossed[silo, "down"] += sent - before[0]
-            crossed[silo, "up"] += received - before[1]
-            self._seen[connection] = (sent, received)
+            crossed[silo, "down"] += now[0] - before[0]
+            crossed[silo, "up"] += now[1] - before[1]
+            busy[silo] += now[2] - before[2]
+            self._seen[connection] = now
         ended = set()
         for gone in self._seen.keys() - counts.keys():
             del self._seen[gone]
             ended.add(self._owners.pop(gone, ""))
         for silo, direction in crossed.keys() | self._told.keys():
             # Signed: bytes told but still in a send buffer, or received but not told yet, are put right next time.
-            wire = crossed[silo, direction] - self._told.pop((silo, direction), 0)
+            told = self._told.pop((silo, direction), 0)
+            wire = crossed[silo, direction] - told
+            seconds = 0.0
+            if direction == "down":
+                if told or self._owed[silo]:  # not while answers to small questions are all that is on its way
+                    seconds = busy[silo] / 1e6
+                self._owed[silo] = max(self._owed[silo] - wire, 0)
             if silo in ended:
                 wire = max(wire, 0)  # what the kernel counted last on a connection that ended is lost; framing stands
-            if wire:
+                self._owed[silo] = 0
+            if wire or seconds:
                 key: Key = (round_now, silo, OVERHEAD, direction)
-                self._sum(key, Entry(round_now, silo, OVERHEAD, direction, wire=wire))
+                self._sum(key, Entry(round_now, silo, OVERHEAD, direction, wire=wire, seconds=seconds))

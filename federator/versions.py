@@ -11,6 +11,7 @@ Sits between ``fold`` and the service. Nothing here decides what is current: the
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, closing
@@ -42,12 +43,20 @@ def route(held: int | None, target: int, deltas: Mapping[int, int], snapshot: in
     return (-1,)
 
 
+def bound(manifest: Manifest) -> int:
+    """Payload bytes that a transfer cannot exceed."""
+    size, last = CODECS[manifest.codec].bound, manifest.count(manifest.chunks - 1)
+    return (manifest.chunks - 1) * size(manifest.chunk_elements) + size(last)
+
+
 class Versions:
     """The two folders of published weights."""
 
     def __init__(self, folder: Path, layout: Layout, config: FederationConfig) -> None:
         self.layout, self.config = layout, config
         self._digests: dict[tuple[str, int], str] = {}
+        self._encoded: dict[str, tuple[str, int]] = {}
+        """Codec and payload bytes of published transfers, by name."""
         self._weights, self._published = folder / "weights", folder / "published"
         self._moments, self._losses = folder / "moments", folder / "losses"
         for each in (self._weights, self._published, self._moments, self._losses):
@@ -70,14 +79,20 @@ class Versions:
     def _lost(self, segment: str, version: int) -> Path:
         return self._losses / f"{segment}@{version}.safetensors"
 
-    def manifest(self, segment: str, base: int, version: int) -> Manifest:
-        """The downlink transfer from ``base`` (-1: from nothing) to ``version``."""
+    def manifest(self, segment: str, base: int, version: int, chosen: str = "") -> Manifest:
+        """The downlink transfer from ``base`` (-1: from nothing) to ``version``; a delta encoded as ``chosen``.
+
+        If that is empty, as it was published, or as the rules say if it was not.
+        """
         codec = self.config.codec
         # A snapshot must bring the published bits exactly. Sums of rounded deltas are not rounded numbers themselves,
         # so with a lossy delta codec only fp32 can carry them.
         name = codec.of(segment, "down") if base >= 0 or not codec.delta else "fp32"
+        transfer = f"down.{segment}.{'x' if base < 0 else base}-{version}"
+        if base >= 0 and self.config.budget is not None:  # the plan of the round chose
+            name = chosen or self._published_as(transfer)[0] or name
         return Manifest(
-            f"down.{segment}.{'x' if base < 0 else base}-{version}",
+            transfer,
             segment,
             base,
             version,
@@ -86,15 +101,30 @@ class Versions:
             codec.chunk_elements,
         )
 
-    def upload(self, round: int, silo: str, segment: str, base: int) -> Manifest:
-        """The transfer by which a silo reports a segment that it started from version ``base``."""
+    def _published_as(self, transfer: str) -> tuple[str, int]:
+        """Codec and payload bytes of a published transfer; empty if it is not there."""
+        place = self._published / f"{transfer}.transfer"
+        if transfer not in self._encoded and place.exists():
+            with contextlib.suppress(StoreError), closing(Transfer(place)) as found:
+                self._encoded[transfer] = (found.manifest.codec, found.payload_bytes)
+        return self._encoded.get(transfer, ("", 0))
+
+    def payload(self, manifest: Manifest) -> int:
+        """Payload bytes of a published transfer; what they can be at most if it is not encoded yet."""
+        return self._published_as(manifest.transfer)[1] or bound(manifest)
+
+    def upload(self, round: int, silo: str, segment: str, base: int, chosen: str = "") -> Manifest:
+        """The transfer by which a silo reports a segment that it started from version ``base``, encoded as ``chosen``.
+
+        If that is empty, as the rules say.
+        """
         codec = self.config.codec
         return Manifest(
             f"up.{round}.{silo}.{segment}",
             segment,
             base if codec.delta else -1,
             round,
-            codec.of(segment, "up"),
+            chosen or codec.of(segment, "up"),
             self.layout[segment].size,
             codec.chunk_elements,
         )
@@ -144,11 +174,15 @@ class Versions:
         """Delete published transfers: without them the next route goes by a snapshot, which is encoded anew."""
         for manifest in damaged:
             self.path(manifest).unlink(missing_ok=True)
+            self._encoded.pop(manifest.transfer, None)
 
-    def publish(self, segment: str, base: int, version: int, contributions: list[Contribution]) -> None:
+    def publish(
+        self, segment: str, base: int, version: int, contributions: list[Contribution], chosen: str = ""
+    ) -> None:
         """Fold updates into the files of a new version. Repeated after a crash, it writes the same bytes again."""
-        manifest = self.manifest(segment, base if self.config.codec.delta else -1, version)
+        manifest = self.manifest(segment, base if self.config.codec.delta else -1, version, chosen)
         self._digests.pop((segment, version), None)
+        self._encoded.pop(manifest.transfer, None)
         size, codec = manifest.elements, self.config.codec
         with ExitStack() as files:
             spool = files.enter_context(closing(Spool(self.path(manifest), manifest, fresh=True)))
@@ -160,7 +194,9 @@ class Versions:
                 closing(Outer(self.config.outer, self._outer(segment, base), self._outer(segment, version), size))
             )
             feedback = None
-            if codec.feedback and not manifest.absolute and not CODECS[manifest.codec].lossless:
+            carried = self._lost(segment, base).exists() or not CODECS[manifest.codec].lossless
+            self._lost(segment, version).unlink(missing_ok=True)  # of an attempt that a rejection ended
+            if codec.feedback and not manifest.absolute and carried:
                 lost = Feedback(self._lost(segment, base), self._lost(segment, version), segment, size)
                 feedback = files.enter_context(closing(lost))
             fold(contributions, previous, writer, spool, outer, feedback)
@@ -198,6 +234,7 @@ class Versions:
         versioned = [
             path for each in (self._weights, self._moments, self._losses) for path in each.glob("*@*.safetensors")
         ]
+        self._encoded.clear()
         for path in [*versioned, *self._published.glob("down.*.transfer")]:
             if path.suffix == ".safetensors":
                 segment, _, number = path.stem.rpartition("@")

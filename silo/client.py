@@ -170,7 +170,8 @@ class Client:
 
     def _ask(self, method: Any, request: Any, timeout: float) -> Any:
         self._check_stopped()
-        self._running = call = method.future(request, timeout=timeout)
+        # Names of segments and transfers repeat themselves; weights, which do not, go by streams.
+        self._running = call = method.future(request, timeout=timeout, compression=grpc.Compression.Gzip)
         self._cancel_if_stopped(call)
         try:
             return call.result()

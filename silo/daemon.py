@@ -27,6 +27,9 @@ from feddiff.silo.session import RoundWork, Step, Task, next_step
 
 FIRST_WAIT_S = 1.0
 LONGEST_WAIT_S = 60.0
+REPORT_SHARE = 0.1
+"""Between two reports of a training this share of the time since its beginning goes by."""
+LONGEST_REPORT_WAIT_S = 60.0
 
 log = logging.getLogger("feddiff.silo")
 
@@ -112,6 +115,8 @@ class Silo:
             elif step.action == "train":
                 if not self._train(work):
                     return False
+            elif step.action == "wait":
+                return True
             else:
                 return self._submit(work)
         return False
@@ -148,18 +153,20 @@ class Silo:
     def _train(self, work: RoundWork) -> bool:
         assert self._learner is not None
         self._display.begin(f"round {work.round} training", 1)
-        wanted, silent_until = True, 0.0
+        wanted, began = True, time.monotonic()
+        silent_until = began
 
         def told(step: int, steps: int, loss: float, speed: float) -> bool:
-            nonlocal wanted
+            nonlocal wanted, silent_until
             self._display.at(step / max(steps, 1), f"loss {loss:.4f}, {speed:.0f} images/s")
-            nonlocal silent_until
-            if time.monotonic() >= silent_until:
+            if (now := time.monotonic()) >= silent_until:
+                # Each costs half a kilobyte: a training of hours needs no more of them than one of minutes.
+                silent_until = now + min((now - began) * REPORT_SHARE, LONGEST_REPORT_WAIT_S)
                 try:
                     wanted = self._client.report(work.round, "training", step, steps, {"loss": loss})
                 except FederatorUnavailable:
                     # The training goes on: the federator will be back, or the round will be over.
-                    silent_until = time.monotonic() + LONGEST_WAIT_S
+                    silent_until = now + LONGEST_WAIT_S
             return wanted and not self._stopping.is_set()
 
         learned = self._learner.learn(

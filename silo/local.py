@@ -78,8 +78,7 @@ class Local:
 
     def progress(self) -> Progress:
         """What is safe on this disk."""
-        outbox = {path.name.removesuffix(".transfer") for path in (self.folder / "outbox").glob("*.transfer")}
-        return Progress(self.held(), self.trained.round, outbox)
+        return Progress(self.held(), self.trained.round)
 
     def held(self) -> dict[str, Held]:
         """The newest held version of each segment."""
@@ -166,7 +165,9 @@ class Local:
     def encode(self, work: RoundWork, manifest: Manifest, feedback: bool) -> None:
         """Put one trained segment into the outbox, with what the encoding before lost. Raises NotFinite, by name."""
         codec, segment = CODECS[manifest.codec], manifest.segment
-        carries = feedback and not codec.lossless and not manifest.absolute
+        # What a lossy codec lost is not lost for a lossless one that follows.
+        carried = self._lost_before(segment, work.round) is not None or not codec.lossless
+        carries = feedback and carried and not manifest.absolute
         with ExitStack() as files:
             # With feedback the loss of every chunk is needed, also of those that were encoded before a crash.
             spool = files.enter_context(closing(Spool(manifest.path(self.folder / "outbox"), manifest, fresh=carries)))

@@ -1,6 +1,6 @@
 """What a silo does next: a pure function of its task and of what lies on its disk.
 
-    wait ─► fetch ─► train ─► encode ─► submit ─► wait … finish
+    wait ─► fetch ─► train ─► submit ─► wait … finish
 
 Nothing remembers "where we were": after any crash the same question gives the same answer, so finished work is
 neither trained nor sent twice.
@@ -8,13 +8,13 @@ neither trained nor sent twice.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from feddiff.core.spool import Manifest
 
-Action = Literal["wait", "fetch", "train", "encode", "submit", "finish"]
+Action = Literal["wait", "fetch", "train", "submit", "finish"]
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,6 @@ class Progress:
     held: Mapping[str, Held] = field(default_factory=dict)
     trained: int | None = None
     """The newest round whose training is done."""
-    encoded: Collection[str] = ()
-    """Transfers that lie ready in the outbox."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +80,11 @@ def next_step(task: Task, progress: Progress) -> Step:
     missing = tuple(each for each in work.down if _lacks(progress, work, each))
     if missing:
         return Step("fetch", f"round {work.round}: {len(missing)} segments are to come", missing)
+    if not work.up:
+        return Step("wait", f"round {work.round} wants nothing of this silo")
     if progress.trained != work.round:
         return Step("train", f"round {work.round} is not trained yet")
-    unready = tuple(each for each in work.up if each.transfer not in progress.encoded)
-    if unready:
-        return Step("encode", f"round {work.round}: {len(unready)} segments are not encoded yet", unready)
-    return Step("submit", f"round {work.round} is ready to go", work.up)
+    return Step("submit", f"round {work.round} is trained", work.up)
 
 
 def _lacks(progress: Progress, work: RoundWork, manifest: Manifest) -> bool:

@@ -36,6 +36,7 @@ SPEAKS_GRPC = {
 PURE = {
     "core/segments.py",
     "core/transfer.py",
+    "federator/budget.py",
     "federator/planner.py",
     "federator/rounds.py",
     "silo/session.py",

@@ -25,11 +25,12 @@ from feddiff.core.segments import F32, cut
 from feddiff.core.spool import Spool, Transfer, checksum
 from feddiff.core.store import WeightsReader, save
 from feddiff.federator.database import Database
-from feddiff.federator.federation import MAX_METRICS, Federation
+from feddiff.federator.federation import Federation
 from feddiff.federator.fold import Contribution
 from feddiff.federator.intake import Intake
 from feddiff.federator.ledger import Entry, Ledger
 from feddiff.federator.lookout import look
+from feddiff.federator.presence import MAX_METRICS
 from feddiff.federator.rounds import decide
 from feddiff.federator.service import FederationService
 from feddiff.federator.traffic import Traffic

@@ -24,7 +24,6 @@ DOWN = (down("encoder.in", -1, 0), down("decoder.0", 1, 2), down("decoder.0", 2,
 WORK = RoundWork(4, DOWN, (up("decoder.0"), up("bottleneck")), {"decoder.0": Held(3, "c3")}, ("encoder.in",), 7)
 TASK = Task("round-4", "2 silos are here", WORK)
 READY = {"encoder.in": Held(0), "bottleneck": Held(0), "decoder.0": Held(3, "c3")}
-ENCODED = tuple(each.transfer for each in WORK.up)
 
 
 @pytest.mark.parametrize(
@@ -36,13 +35,9 @@ ENCODED = tuple(each.transfer for each in WORK.up)
         (Progress({"encoder.in": Held(0), "decoder.0": Held(2, "c2")}), "fetch", DOWN[2:]),
         (Progress(READY), "train", ()),
         (Progress(READY, 3), "train", ()),
-        (Progress(READY, 3, ENCODED), "train", ()),
         (Progress(READY, 5), "train", ()),
-        (Progress(READY, 4), "encode", WORK.up),
-        (Progress(READY, 4, ["up.3.clinic.decoder.0"]), "encode", WORK.up),
-        (Progress(READY, 4, ENCODED[:1]), "encode", WORK.up[1:]),
-        (Progress(READY, 4, ENCODED), "submit", WORK.up),
-        (Progress({"decoder.0": Held(3)}, 4, ENCODED), "fetch", DOWN[:1]),
+        (Progress(READY, 4), "submit", WORK.up),
+        (Progress({"decoder.0": Held(3)}, 4), "fetch", DOWN[:1]),
     ],
 )
 def test_what_comes_next(progress: Progress, action: str, manifests: tuple[Manifest, ...]) -> None:
@@ -52,22 +47,21 @@ def test_what_comes_next(progress: Progress, action: str, manifests: tuple[Manif
 
 
 def test_without_work_the_silo_waits_and_says_the_federators_reason() -> None:
-    step = next_step(Task("wait", "paused by the operator"), Progress(READY, 4, ENCODED))
+    step = next_step(Task("wait", "paused by the operator"), Progress(READY, 4))
     assert (step.action, step.reason) == ("wait", "paused by the operator")
     step = next_step(Task("finished", "all 5 rounds are done", finished=True), Progress())
     assert (step.action, step.reason) == ("finish", "all 5 rounds are done")
 
 
-def test_a_silo_that_reports_nothing_submits_at_once() -> None:
+def test_a_silo_that_is_to_report_nothing_waits_once_it_holds_all() -> None:
     nothing = replace(TASK, work=replace(WORK, up=()))
-    assert next_step(nothing, Progress(READY, 4)).action == "submit"
+    assert next_step(nothing, Progress(READY, 3)).action == "wait"
 
 
 progresses = st.builds(
     Progress,
     st.dictionaries(st.sampled_from(SEGMENTS), st.builds(Held, st.integers(0, 4))),
     st.none() | st.integers(0, 5),
-    st.frozensets(st.sampled_from([*ENCODED, "up.3.clinic.decoder.0"])),
 )
 
 
@@ -75,9 +69,8 @@ def done(progress: Progress, action: str, manifests: tuple[Manifest, ...]) -> Pr
     """What is on the disk after a step."""
     if action == "fetch":
         return replace(progress, held={**progress.held, **{each.segment: Held(each.version) for each in manifests}})
-    if action == "train":
-        return replace(progress, trained=WORK.round)
-    return replace(progress, encoded={*progress.encoded, *(each.transfer for each in manifests)})
+    assert action == "train"
+    return replace(progress, trained=WORK.round)
 
 
 @given(progresses)
@@ -86,9 +79,9 @@ def test_from_any_disk_a_round_ends_with_its_submission_and_nothing_is_done_twic
     while (step := next_step(TASK, progress)).action != "submit":
         assert step == next_step(TASK, progress)
         taken.append(step.action)
-        assert len(taken) <= 3
+        assert len(taken) <= 2
         progress = done(progress, step.action, step.manifests)
-    assert taken == [action for action in ("fetch", "train", "encode") if action in taken]
+    assert taken == [action for action in ("fetch", "train") if action in taken]
     assert step.manifests == WORK.up
 
 

@@ -31,7 +31,7 @@ class EvictRequest(_message.Message):
     def __init__(self, silo: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class SiloStatus(_message.Message):
-    __slots__ = ("name", "enrolled", "reachable", "planned", "training", "phase", "step", "steps", "loss", "samples", "silent_s", "committed", "up", "note")
+    __slots__ = ("name", "enrolled", "reachable", "planned", "training", "phase", "step", "steps", "loss", "samples", "silent_s", "committed", "up", "note", "plan", "down_mbit", "up_mbit")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ENROLLED_FIELD_NUMBER: _ClassVar[int]
     REACHABLE_FIELD_NUMBER: _ClassVar[int]
@@ -46,6 +46,9 @@ class SiloStatus(_message.Message):
     COMMITTED_FIELD_NUMBER: _ClassVar[int]
     UP_FIELD_NUMBER: _ClassVar[int]
     NOTE_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    DOWN_MBIT_FIELD_NUMBER: _ClassVar[int]
+    UP_MBIT_FIELD_NUMBER: _ClassVar[int]
     name: str
     enrolled: bool
     reachable: bool
@@ -60,10 +63,13 @@ class SiloStatus(_message.Message):
     committed: bool
     up: _containers.RepeatedScalarFieldContainer[str]
     note: str
-    def __init__(self, name: _Optional[str] = ..., enrolled: _Optional[bool] = ..., reachable: _Optional[bool] = ..., planned: _Optional[bool] = ..., training: _Optional[bool] = ..., phase: _Optional[str] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., loss: _Optional[float] = ..., samples: _Optional[int] = ..., silent_s: _Optional[float] = ..., committed: _Optional[bool] = ..., up: _Optional[_Iterable[str]] = ..., note: _Optional[str] = ...) -> None: ...
+    plan: str
+    down_mbit: float
+    up_mbit: float
+    def __init__(self, name: _Optional[str] = ..., enrolled: _Optional[bool] = ..., reachable: _Optional[bool] = ..., planned: _Optional[bool] = ..., training: _Optional[bool] = ..., phase: _Optional[str] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., loss: _Optional[float] = ..., samples: _Optional[int] = ..., silent_s: _Optional[float] = ..., committed: _Optional[bool] = ..., up: _Optional[_Iterable[str]] = ..., note: _Optional[str] = ..., plan: _Optional[str] = ..., down_mbit: _Optional[float] = ..., up_mbit: _Optional[float] = ...) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("federation", "phase", "round", "rounds", "reason", "silos", "wire_down", "wire_up", "config_digest", "policy")
+    __slots__ = ("federation", "phase", "round", "rounds", "reason", "silos", "wire_down", "wire_up", "config_digest", "policy", "plan")
     FEDERATION_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
@@ -74,6 +80,7 @@ class StatusReply(_message.Message):
     WIRE_UP_FIELD_NUMBER: _ClassVar[int]
     CONFIG_DIGEST_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
     federation: str
     phase: str
     round: int
@@ -84,4 +91,5 @@ class StatusReply(_message.Message):
     wire_up: int
     config_digest: str
     policy: str
-    def __init__(self, federation: _Optional[str] = ..., phase: _Optional[str] = ..., round: _Optional[int] = ..., rounds: _Optional[int] = ..., reason: _Optional[str] = ..., silos: _Optional[_Iterable[_Union[SiloStatus, _Mapping]]] = ..., wire_down: _Optional[int] = ..., wire_up: _Optional[int] = ..., config_digest: _Optional[str] = ..., policy: _Optional[str] = ...) -> None: ...
+    plan: str
+    def __init__(self, federation: _Optional[str] = ..., phase: _Optional[str] = ..., round: _Optional[int] = ..., rounds: _Optional[int] = ..., reason: _Optional[str] = ..., silos: _Optional[_Iterable[_Union[SiloStatus, _Mapping]]] = ..., wire_down: _Optional[int] = ..., wire_up: _Optional[int] = ..., config_digest: _Optional[str] = ..., policy: _Optional[str] = ..., plan: _Optional[str] = ...) -> None: ...
