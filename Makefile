@@ -11,13 +11,15 @@ CONTRACT := $(wildcard proto/feddiff/v1/*.proto)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-slow bench-codec format proto wheel clean
+.PHONY: help setup demo test test-slow bench-codec bench-transport bench-link format proto wheel clean
 
 help:
 	@echo 'make demo [PLAN=full|usplit|ulatdec|udec]   a small federation on this machine; results in demo-run/'
 	@echo 'make test                                   format, lint, types, tests'
 	@echo 'make test-slow                              the tests that take minutes'
 	@echo 'make bench-codec                            ratio, speed and error of every codec on real training'
+	@echo 'make bench-transport [PEERS=dir]            a round without training: time, CPU, wire, memory; peers need root'
+	@echo 'make bench-link                             share of a long, lossy line, against iperf3; needs root'
 	@echo 'make format                                 let ruff put the sources in order'
 	@echo 'make proto                                  write the generated code of proto/ anew'
 	@echo 'make wheel                                  dist/feddiff-*.whl'
@@ -57,6 +59,12 @@ test-slow: $(SETUP)
 
 bench-codec: $(SETUP)
 	$(BIN)/python -m feddiff.bench.codec
+
+bench-transport: $(SETUP)
+	$(BIN)/python -m feddiff.bench.transport $(if $(PEERS),--peers $(PEERS)) $(ARGS)
+
+bench-link: $(SETUP)
+	$(BIN)/python -m feddiff.bench.link $(ARGS)
 
 format: $(SETUP)
 	$(BIN)/ruff check --fix .

@@ -63,6 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path)
     options = parser.parse_args(arguments)
     console.log_lines(verbose=False)
+    console.one_heap()
     tokens = dict(pair.split("=", 1) for pair in options.tokens)
     order = sorted(tokens)
 

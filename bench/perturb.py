@@ -10,7 +10,18 @@ import numpy as np
 from feddiff.core.segments import F32
 from feddiff.silo.learner import Learned, Told
 
-_BLOCK = 65_521  # a prime: the repeated block never lines up with a tensor
+PERIODS = (65_521, 49_999)
+"""The noise is the sum of two blocks that repeat themselves, both a prime long: together they do not repeat within a
+chunk, where zstd would find it and flatter us."""
+SIZE = 1e-3
+"""Standard deviation of a weight's move in one round."""
+
+
+def noise(seed: int, samples: int) -> list[F32]:
+    """What one training adds to every segment: a block for each of ``PERIODS``."""
+    generator = np.random.Generator(np.random.PCG64([seed, samples]))
+    scale = np.float32(SIZE / len(PERIODS) ** 0.5)
+    return [generator.standard_normal(period, dtype=np.float32) * scale for period in PERIODS]
 
 
 class Perturber:
@@ -20,8 +31,8 @@ class Perturber:
     device = "none"
     layout_digest = ""
 
-    def __init__(self, samples: int, size: float = 1e-3) -> None:
-        self.samples, self._size = samples, size
+    def __init__(self, samples: int) -> None:
+        self.samples = samples
 
     def initial(self) -> Mapping[str, F32]:
         """Nothing: this learner knows no model."""
@@ -31,10 +42,9 @@ class Perturber:
         self, start: Mapping[str, F32], ema: Mapping[str, F32] | None, seed: int, checkpoint: Path, told: Told
     ) -> Learned | None:
         """``start`` plus noise, changed in place."""
-        generator = np.random.Generator(np.random.PCG64([seed, self.samples]))
-        block = generator.standard_normal(_BLOCK, dtype=np.float32) * np.float32(self._size)
-        for vector in start.values():
-            for at in range(0, vector.size, _BLOCK):
-                part = vector[at : at + _BLOCK]
-                part += block[: part.size]
+        for block in noise(seed, self.samples):
+            for vector in start.values():
+                for at in range(0, vector.size, block.size):
+                    part = vector[at : at + block.size]
+                    part += block[: part.size]
         return Learned(start, None, {"loss": 0.0})

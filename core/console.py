@@ -47,7 +47,7 @@ def run(program: str, command: Callable[[], int]) -> int:
 
 
 def one_heap() -> None:
-    """Let all threads share glibc's first heap: with one each, memory grows with the number of silos served."""
+    """Let all threads share glibc's first heap: with one each, every thread keeps megabytes of its own."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(-8, 1)  # M_ARENA_MAX, malloc.h

@@ -90,7 +90,7 @@ class CodecConfig(Section):
     """Send differences from the version that both ends hold, where there is one."""
     feedback: bool = True
     """Add what one round's lossy encoding lost to the next one's difference, at both ends (core/feedback.py)."""
-    chunk_elements: Annotated[int, Field(ge=1024, le=1 << 20)] = 1 << 18
+    chunk_elements: Annotated[int, Field(ge=1024, le=1 << 20)] = 1 << 17
     """Values in a chunk, 4 bytes each before encoding."""
 
     @model_validator(mode="after")

@@ -93,9 +93,19 @@ class Federator:
         identity = ((folder / "server.key").read_bytes(), (folder / "server.pem").read_bytes())
         _check_certificate(identity[1])
 
-        def roots() -> grpc.ServerCertificateConfiguration:
-            trusted = [authority, *federation.roster.invitation_certificates()]
-            return grpc.ssl_server_certificate_configuration([identity], root_certificates=b"".join(trusted))
+        known: set[bytes] = set()
+        asking = threading.Lock()
+
+        def roots() -> grpc.ServerCertificateConfiguration | None:
+            # gRPC crashes when configurations change during parallel handshakes: a new one only for a new invitation.
+            invited = federation.roster.invitation_certificates()
+            with asking:
+                if known and known.issuperset(invited):
+                    return None
+                known.update((authority, *invited))
+            return grpc.ssl_server_certificate_configuration(
+                [identity], root_certificates=b"".join((authority, *invited))
+            )
 
         server = grpc.server(
             futures.ThreadPoolExecutor(MAX_THREADS, "rpc"),

@@ -115,6 +115,7 @@ def _take_part(options: argparse.Namespace) -> int:
     import signal
     import threading
 
+    console.one_heap()
     console.log_lines(options.verbose)
     from feddiff.core.errors import DataError
     from feddiff.core.identity import Invitation, parse_address
