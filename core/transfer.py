@@ -20,6 +20,8 @@ from feddiff.core.spool import Manifest, Spool, Transfer, committed
 MAX_MANIFESTS = 4096
 BATCH_BYTES = 256 << 10
 """Parts of together this size travel in one message: small ones cost as much time each as large ones."""
+PART_BYTES = 64
+"""What a part counts for besides its payload, so that a message has a bounded number of them."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class Sender:
         self.manifests, self._open = tuple(manifests), open
         self.transfers: dict[int, Transfer] = {}
         """Those whose turn has come, by their number in the offer."""
+        self.reading: Manifest | None = None
+        """The one whose turn it is: what an error in ``parts`` is about."""
 
     def close(self) -> None:
         for transfer in self.transfers.values():
@@ -73,6 +77,7 @@ class Sender:
         if len(standing) != len(self.manifests):
             raise ProtocolError(f"{len(standing)} standings answer an offer of {len(self.manifests)} transfers")
         for offer, (manifest, at) in enumerate(zip(self.manifests, standing, strict=True)):
+            self.reading = manifest
             transfer = self.transfers[offer] = self._open(manifest)
             if at.committed:
                 if at.digest != transfer.digest:
@@ -90,7 +95,7 @@ def batches(parts: Iterable[Chunk | Commit]) -> Iterator[list[Chunk | Commit]]:
     batch: list[Chunk | Commit] = []
     size = 0
     for part in parts:
-        length = 64 + (len(part.payload) if isinstance(part, Chunk) else 0)
+        length = PART_BYTES + (len(part.payload) if isinstance(part, Chunk) else 0)
         if batch and size + length > BATCH_BYTES:
             yield batch
             batch, size = [], 0

@@ -22,6 +22,7 @@ PROTOCOL = 2
 """Peers must speak the same number: it changes when an old peer could no longer be understood."""
 SOFTWARE = f"feddiff {importlib.metadata.version('feddiff')}"
 MAX_MESSAGE = 6 << 20
+MAX_PARTS = transfer.BATCH_BYTES // transfer.PART_BYTES
 ERROR_KEY = "feddiff-error"
 
 _COMMON = [
@@ -215,7 +216,9 @@ def parts_to(parts: Iterable[transfer.Chunk | transfer.Commit], carrier: type[Ca
 
 
 def parts_from(message: pb.SubmitRequest | pb.FetchReply) -> list[transfer.Chunk | transfer.Commit]:
-    """Raises ProtocolError for a message that holds anything else, or nothing."""
+    """Raises ProtocolError for a message that holds anything else, or nothing; TooLarge for too many."""
+    if len(message.parts) > MAX_PARTS:
+        raise errors.TooLarge(f"{len(message.parts)} parts in one message; at most {MAX_PARTS}")
     found: list[transfer.Chunk | transfer.Commit] = []
     for part in message.parts:
         kind = part.WhichOneof("part")

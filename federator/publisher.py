@@ -61,8 +61,9 @@ class Publisher:
             for each in begun:
                 each.result()
         finally:
-            for each in begun:
-                each.exception()  # one that is bad must not leave another at work on files that are folded again
+            # One that is bad, or no longer wanted, must not be at work yet when the same files are folded again.
+            for _, each in self._begun.values():
+                each.exception()
             self._begun.clear()
         return {segment: fold.base + 1 for segment, fold in folds.items()}
 

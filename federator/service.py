@@ -123,14 +123,17 @@ class FederationService(federation_pb2_grpc.FederationServicer):
         self._cuttable(silo, context)
         wanted = wire.manifests_from(request.offer.manifests)
         self._federation.check_transfers(silo, wanted)
+        standing = wire.standing_from(request.standing)
+        if len(standing) != len(wanted):
+            raise ProtocolError(f"{len(standing)} standings for {len(wanted)} transfers")
         self._traffic.keep()
-        afford(self._federation, silo, "down", wanted, wire.standing_from(request.standing))
+        afford(self._federation, silo, "down", wanted, standing)
         sender = Sender(wanted, self._federation.open_transfer)
         self._federation.hear(silo).phase = "fetching"
         number = 0 if self._federation.round is None else self._federation.round.round
         with contextlib.closing(sender), self._gate.pass_through(lambda: self._alive(silo, context)) as passage:
             try:
-                for batch in batches(sender.parts(wire.standing_from(request.standing))):
+                for batch in batches(sender.parts(standing)):
                     if not self._alive(silo, context):
                         return
                     reply = wire.parts_to(batch, transfer_pb2.FetchReply)
@@ -142,7 +145,7 @@ class FederationService(federation_pb2_grpc.FederationServicer):
                     for part, size in zip(batch, wire.part_bytes(reply), strict=True):
                         self._traffic.sent(number, silo, sender.transfers[part.offer], part, size, took / len(batch))
             except StoreError:  # a chunk is damaged on disk, which no opening shows
-                self._federation.versions.discard(sender.manifests)
+                self._federation.versions.discard([sender.reading] if sender.reading else [])
                 raise
 
     def Submit(  # noqa: N802

@@ -11,13 +11,14 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
 from feddiff.core.config import FederationConfig
 from feddiff.core.errors import FederatorUnavailable, NotFinite, RoundError, StoreError, TransferError
+from feddiff.core.spool import Manifest, committed
 from feddiff.core.transfer import Chunk, Commit, Receiver, Sender
 from feddiff.silo.client import Client
 from feddiff.silo.display import Display
@@ -29,7 +30,7 @@ FIRST_WAIT_S = 1.0
 LONGEST_WAIT_S = 60.0
 REPORT_SHARE = 0.1
 """Between two reports of a training this share of the time since its beginning goes by."""
-LONGEST_REPORT_WAIT_S = 60.0
+LONGEST_REPORT_WAIT_S = 30.0
 
 log = logging.getLogger("feddiff.silo")
 
@@ -48,7 +49,7 @@ class Silo:
         self.name, self._local, self._client, self._display = name, local, client, display
         self._make_learner = make_learner
         self._learner: Learner | None = None
-        self._feedback = True
+        self._feedback, self._report_wait = True, LONGEST_REPORT_WAIT_S
         self._stopping = threading.Event()
         self._failures = 0
 
@@ -92,6 +93,7 @@ class Silo:
         welcome = self._client.join(0, {}, {}, "", "")
         config = local.adopt(welcome.rules)
         self._feedback = config.codec.feedback
+        self._report_wait = min(LONGEST_REPORT_WAIT_S, config.rounds.deadline / 4)
         if self._learner is None:
             self._learner = self._make_learner(config)
         learner = self._learner
@@ -122,33 +124,42 @@ class Silo:
         return False
 
     def _fetch(self, work: RoundWork, step: Step) -> None:
-        """Receive and decode at the same time: a segment is applied while the next ones arrive."""
+        """Bring the held versions to where the round starts from."""
         local = self._local
-        receiver = Receiver(local.inbox, step.manifests)
+        wanted: list[Manifest] = []
+        for manifest in step.manifests:
+            # What had arrived before a crash; a delta only if all before it had.
+            if committed(local.inbox, manifest) and manifest.segment not in {each.segment for each in wanted}:
+                local.apply(manifest)
+            else:
+                wanted.append(manifest)
+        if wanted:
+            self._receive(work, wanted)
+        for segment, held in local.held().items():
+            if segment in work.start and held.is_not(work.start[segment]):
+                raise StoreError(f"{segment} came out as other bits than the federator published; is the disk sound?")
+
+    def _receive(self, work: RoundWork, wanted: Sequence[Manifest]) -> None:
+        """Fetch these; each segment is applied while the next ones arrive."""
+        receiver = Receiver(self._local.inbox, wanted)
         applied: list[Future[None]] = []
-        self._display.begin(f"round {work.round} fetching", sum(each.elements for each in step.manifests))
+        self._display.begin(f"round {work.round} fetching", sum(each.elements for each in wanted))
         with ThreadPoolExecutor(1, "decode") as decoder:  # one thread: the deltas of a segment follow each other
 
             def told(part: Chunk | Commit) -> None:
-                manifest = step.manifests[part.offer]
+                manifest = wanted[part.offer]
                 if isinstance(part, Chunk):
                     self._display.advance(manifest.count(part.index))
                 else:
-                    applied.append(decoder.submit(local.apply, manifest))
+                    applied.append(decoder.submit(self._local.apply, manifest))
 
             try:
-                for manifest, at in zip(step.manifests, receiver.standing(), strict=True):
-                    if at.committed:
-                        applied.append(decoder.submit(local.apply, manifest))
                 self._client.fetch(work.round, receiver, told)
             finally:
                 receiver.close()
                 self._display.end()
         for each in applied:
             each.result()
-        for segment, held in local.held().items():
-            if segment in work.start and held.is_not(work.start[segment]):
-                raise StoreError(f"{segment} came out as other bits than the federator published; is the disk sound?")
 
     def _train(self, work: RoundWork) -> bool:
         assert self._learner is not None
@@ -161,12 +172,12 @@ class Silo:
             self._display.at(step / max(steps, 1), f"loss {loss:.4f}, {speed:.0f} images/s")
             if (now := time.monotonic()) >= silent_until:
                 # Each costs half a kilobyte: a training of hours needs no more of them than one of minutes.
-                silent_until = now + min((now - began) * REPORT_SHARE, LONGEST_REPORT_WAIT_S)
+                silent_until = now + min((now - began) * REPORT_SHARE, self._report_wait)
                 try:
                     wanted = self._client.report(work.round, "training", step, steps, {"loss": loss})
                 except FederatorUnavailable:
                     # The training goes on: the federator will be back, or the round will be over.
-                    silent_until = now + LONGEST_WAIT_S
+                    silent_until = now + self._report_wait
             return wanted and not self._stopping.is_set()
 
         learned = self._learner.learn(
@@ -207,6 +218,8 @@ class Silo:
                 self._client.submit(work.round, sender, told)
         except StoreError as error:
             encoder.shutdown(cancel_futures=True)
+            if any(each.done() and not each.cancelled() and each.exception() for each in ready.values()):
+                raise  # what it is encoded from is damaged, which a person must act on
             log.warning("%s; it is encoded again", error)
             self._local.discard(work.up)
             self._wait(None)

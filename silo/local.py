@@ -106,9 +106,11 @@ class Local:
         place = manifest.path(self.inbox)
         received = Transfer(place)
         codec = CODECS[manifest.codec]
-        base = None if manifest.absolute else WeightsReader(self._held(manifest.segment, manifest.base_version))
+        base: WeightsReader | None = None
         sizes = {manifest.segment: manifest.elements}
         try:
+            if not manifest.absolute:
+                base = WeightsReader(self._held(manifest.segment, manifest.base_version))
             with WeightsWriter(self._held(manifest.segment, manifest.version), sizes) as writer:
                 for index, payload, _ in received.chunks():
                     start, count = index * manifest.chunk_elements, manifest.count(index)

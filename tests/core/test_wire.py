@@ -260,6 +260,13 @@ def test_every_byte_of_a_message_counts_for_one_of_its_parts(several: list[Chunk
     assert min(sizes) >= 0
 
 
+def test_a_message_of_countless_parts_is_refused() -> None:
+    parts = [Commit(0, b"")] * (wire.MAX_PARTS + 1)
+    assert len(wire.parts_from(wire.parts_to(parts[1:], transfer_pb2.SubmitRequest))) == wire.MAX_PARTS
+    with pytest.raises(TooLarge):
+        wire.parts_from(wire.parts_to(parts, transfer_pb2.SubmitRequest))
+
+
 @given(parts)
 def test_what_a_newer_peer_adds_is_passed_over(part: Chunk | Commit) -> None:
     text = wire.parts_to([part], transfer_pb2.FetchReply).SerializeToString() + UNKNOWN_FIELD
