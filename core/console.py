@@ -53,6 +53,13 @@ def one_heap() -> None:
         mallopt(-8, 1)  # M_ARENA_MAX, malloc.h
 
 
+def give_back() -> None:
+    """Return freed memory to the system (glibc keeps it): before a training that will need it for hours."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def many_files() -> None:
     """Take all the open files that the system allows: every silo needs a socket, and its spools."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)

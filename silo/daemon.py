@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
+from feddiff.core import console
 from feddiff.core.config import FederationConfig
 from feddiff.core.errors import FederatorUnavailable, NotFinite, RoundError, StoreError, TransferError
 from feddiff.core.spool import Manifest, committed
@@ -163,6 +164,7 @@ class Silo:
 
     def _train(self, work: RoundWork) -> bool:
         assert self._learner is not None
+        console.give_back()
         self._display.begin(f"round {work.round} training", 1)
         wanted, began = True, time.monotonic()
         silent_until = began
