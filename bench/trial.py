@@ -1,8 +1,8 @@
-"""One federation that really trains, on scikit-learn's digits: what it cost on the wire, and how good its model became.
+"""One federation that really trains: daemons as in production, on loopback over mutual TLS.
 
-A federator and the silos' daemons as they are in production, on loopback over mutual TLS; silos share a few processes
-to save imports. A fifth of the digits is held out; the others are dealt by Dirichlet(0.5) over their labels. The bytes
-are the ledger's, the loss is that of the published model on the held-out digits.
+``federate`` runs any federation over images that were dealt to folders; silos share a few processes to save imports.
+``run`` is the smallest use of it: scikit-learn's digits, a fifth held out, the others dealt by Dirichlet(0.5) over
+their labels; the bytes are the ledger's, the loss is that of the published model on the held-out digits.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +31,14 @@ HELD_OUT = 5
 """One in so many digits."""
 PROCESSES = 2
 PATIENCE_S = 1800.0
+"""Without a closed round for so long, a federation is given up."""
+_LOOK_S = 0.1
+_TIED = (
+    "import ctypes, runpy, signal, sys; "
+    "tie = getattr(ctypes.CDLL(None), 'prctl', None); tie and tie(1, signal.SIGTERM); "
+    "del sys.argv[0]; runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
+)
+"""Runs a module that ends with the process that started it, even one that was killed (PR_SET_PDEATHSIG, Linux)."""
 
 
 @dataclass(frozen=True)
@@ -81,31 +91,75 @@ def deal(folder: Path, silos: int, seed: int) -> list[str]:
 
 def run(rules: str, silos: int, seed: int, folder: Path) -> Outcome:
     """Run the federation of these rules (TOML) in an empty folder. Raises FedDiffError if it does not finish."""
-    names = deal(folder / "data", silos, seed)
+    return _outcome(federate(rules, deal(folder / "data", silos, seed), folder))
+
+
+def federate(
+    rules: str,
+    names: Sequence[str],
+    folder: Path,
+    *,
+    processes: int = PROCESSES,
+    patience_s: float = PATIENCE_S,
+    told: Callable[[str], None] = lambda line: None,
+    stop: threading.Event | None = None,
+) -> Path:
+    """Run the federation of these rules (TOML) to its end; returns its federation.toml, whose folder has all it left.
+
+    Silo NAME trains on ``folder/data/NAME`` and keeps its state in ``folder/silos/NAME``; they share ``processes``.
+    ``told`` gets the federator's line about each closed round. Raises ConfigError for wrong rules, FedDiffError if a
+    process ends with an error or no round closes for ``patience_s``, KeyboardInterrupt when ``stop`` is set.
+    """
     home, port = folder / "federator", free_port()
     site.init(home, "trial", "digits-8", f"127.0.0.1:{port}", [])
     config = home / "federation.toml"
     config.write_text(rules)
     load(config)
-    tokens = [f"{name}={site.invite(config, name, '1d')}" for name in names]
-    python = [sys.executable, "-m"]
+    tokens = [f"{name}={site.invite(config, name, '7d')}" for name in names]
     commands = {"federator": ["feddiff.federator.cli", "serve", "--config", str(config)]}
-    for number in range(PROCESSES):
-        hosted = tokens[number::PROCESSES]
+    for number in range(processes):
+        hosted = tokens[number::processes]
         where = [f"127.0.0.1:{port}", str(folder / "silos"), "--data", str(folder / "data")]
         if hosted:
             commands[f"silos-{number + 1}"] = ["feddiff.bench.host", *where, *hosted]
     with contextlib.ExitStack() as stack:
-        processes = {}
+        running = {}
         for name, command in commands.items():
             log = stack.enter_context((folder / f"{name}.log").open("w"))
-            processes[name] = stack.enter_context(
-                _ending(subprocess.Popen([*python, *command], stdout=log, stderr=log))
-            )
-        for name, process in processes.items():
-            if process.wait(PATIENCE_S):
-                raise FedDiffError(f"{name} ended with {process.returncode}; its log is {folder / name}.log")
-    return _outcome(config)
+            python = [sys.executable, "-c", _TIED, *command]
+            running[name] = stack.enter_context(_ending(subprocess.Popen(python, stdout=log, stderr=log)))
+        said = stack.enter_context((folder / "federator.log").open())
+        heard, part = time.monotonic(), ""
+
+        def listen() -> None:
+            nonlocal heard, part
+            *lines, part = (part + said.read()).split("\n")
+            for line in lines:
+                if line.startswith("round"):
+                    heard = time.monotonic()
+                    told(line)
+
+        while any(process.poll() is None for process in running.values()):
+            if stop is not None and stop.is_set():
+                raise KeyboardInterrupt
+            listen()
+            _check(running, folder)
+            if time.monotonic() - heard > patience_s:
+                raise FedDiffError(f"no round closed for {patience_s:.0f} s; the logs are {folder}/*.log")
+            time.sleep(_LOOK_S)
+        _check(running, folder)
+        listen()
+    return config
+
+
+def _check(running: dict[str, subprocess.Popen[bytes]], folder: Path) -> None:
+    """Raises FedDiffError if a process has ended with an error."""
+    for name, process in running.items():
+        if process.poll():
+            log = folder / f"{name}.log"
+            lines = log.read_text(errors="replace").strip().splitlines()
+            last = f": {lines[-1][-300:]}" if lines else ""
+            raise FedDiffError(f"{name} ended with {process.returncode}{last}; its log is {log}")
 
 
 @contextlib.contextmanager
@@ -116,7 +170,11 @@ def _ending(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes
     finally:
         if process.poll() is None:
             process.terminate()
-            process.wait(30)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def _outcome(config: Path) -> Outcome:

@@ -140,15 +140,28 @@ def parse(text: bytes) -> FederationConfig:
 
 
 def from_table(table: dict[str, Any], where: str) -> FederationConfig:
-    """Check a table of settings, over its ``preset`` or presets, each over the one before. Raises ConfigError."""
+    """Check a table of settings, over its ``preset``: a model's, and economies, which lie on it. Raises ConfigError."""
     table = dict(table)
-    presets = table.pop("preset", [])
-    under: dict[str, Any] = {}
-    for preset in presets if isinstance(presets, list) else [presets]:
-        known = {**PRESETS, **ECONOMIES}
+    named = table.pop("preset", [])
+    presets = named if isinstance(named, list) else [named]
+    known = {**PRESETS, **ECONOMIES}
+    for preset in presets:
         if not isinstance(preset, str) or preset not in known:
             raise ConfigError(f"{where}: there is no preset {preset!r:.60}; known: {', '.join(known)}")
-        under = _overlay(under, known[preset])
+    models, economies = ([each for each in presets if each in group] for group in (PRESETS, ECONOMIES))
+    if len(models) > 1:
+        raise ConfigError(f"{where}: presets {models[0]!r} and {models[1]!r} are two models; name one of them")
+    if economies and not models and "model" not in table:
+        raise ConfigError(
+            f"{where}: preset {economies[0]!r} has no model; name one with it, e.g. preset = "
+            f'["{next(reversed(PRESETS))}", "{economies[0]}"]'
+        )
+    under: dict[str, Any] = {}
+    for preset in [*models, *economies]:
+        over = known[preset]
+        if table.get("plan") == "budget":  # which chooses the codecs itself
+            over = {key: value for key, value in over.items() if key != "codec"}
+        under = _overlay(under, over)
     table = _overlay(under, table)
     try:
         return FederationConfig.model_validate(table)
@@ -169,6 +182,19 @@ def _overlay(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
+_WORDS = {
+    "tuple_type": "must be a list",
+    "too_short": "must not be empty",
+    "model_type": "must be a table",
+    "dict_type": "must be a table",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "string_type": "must be text",
+    "bool_type": "must be true or false",
+}
+"""What TOML calls the things for which pydantic has Python's names."""
+
+
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors()[0]
     place = ".".join(str(part) for part in problem["loc"])
@@ -183,6 +209,6 @@ def _first_problem(error: ValidationError) -> str:
         return f"unknown key {place!r}; known here: {known}"
     if problem["type"] == "missing":
         return f"{place!r} is missing" + ("; give [model] or preset" if place == "model" else "")
-    message = problem["msg"].removeprefix("Value error, ")
+    message = _WORDS.get(problem["type"], problem["msg"].removeprefix("Value error, "))
     given = "" if problem["type"] == "value_error" else f" (got {problem['input']!r:.60})"
     return f"{place}: {message}{given}" if place else message + given

@@ -147,6 +147,8 @@ class BudgetConfig(Section):
         for name in self.codecs:
             if name not in CODECS:
                 raise ValueError(f"there is no codec {name!r}; known: {', '.join(CODECS)}")
+            if name.startswith("topk"):
+                raise ValueError(f"codec {name!r} is for uplinks only, and the plan publishes in what it chooses from")
         for finer, coarser in pairwise(self.codecs):
             if CODECS[finer].bound(1 << 16) <= CODECS[coarser].bound(1 << 16):
                 raise ValueError(f"codecs go from the finest to the coarsest; {coarser!r} is no smaller than {finer!r}")

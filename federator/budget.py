@@ -32,11 +32,19 @@ Sizes = Mapping[str, int]
 
 @dataclass(frozen=True)
 class Member:
-    """A silo as the plan sees it. ``lacks``: bytes on the wire, at most, that bring what it does not hold."""
+    """A silo as the plan sees it."""
 
     silo: str
     allowance: Allowance
-    lacks: Sizes = field(default_factory=dict)
+    lacks: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """Bytes on the wire, at most, of the transfers that bring each segment that it does not hold, in their order."""
+    waits: str = ""
+    """Why this round has nothing for it."""
+
+    @property
+    def behind(self) -> int:
+        """Bytes on the wire, at most, that bring all that it lacks."""
+        return sum(sum(transfers) for transfers in self.lacks.values())
 
 
 def crossing(payload: int, chunks: int) -> int:
@@ -76,43 +84,52 @@ def least(sizes: Sizes, refresh: int) -> int:
 
 
 def plan_budget(
-    round: int, members: Sequence[Member], rungs: Mapping[str, Sizes], refresh: int, past: Sequence[Sequence[str]]
+    round: int,
+    members: Sequence[Member],
+    rungs: Mapping[str, Sizes],
+    refresh: int,
+    past: Sequence[Sequence[str]],
+    quorum: int = 1,
 ) -> Plan:
     """The plan of a round, counted from 1. ``rungs`` are finest first; ``past``: what each round that published opened.
 
     While allowances stay as they are, every segment is open at least once in any ``refresh`` rounds that publish. A
     silo that cannot afford that does not report, nor does one that still lacks too much; both are brought up to date
-    as far as their allowances go. If not even one silo can afford it, the refresh is as quick as those allow that can
-    afford any one segment.
+    as far as their allowances go. If fewer than ``quorum`` can afford it, the refresh is as quick as those allow that
+    can afford any one segment; if fewer than that can report, nobody does.
     """
     names, coarsest = tuple(next(iter(rungs.values()))), tuple(rungs)[-1]
+    served = [each for each in members if not each.waits]
     needed, what = least(rungs[coarsest], refresh), f"every segment within {refresh} rounds"
-    fit = [each for each in members if each.allowance.each_way >= needed]
-    if not fit:
+    fit = [each for each in served if each.allowance.each_way >= needed]
+    if len(fit) < quorum:
         needed, what = max(rungs[coarsest].values()), "the largest segment"
-        fit = [each for each in members if each.allowance.each_way >= needed]
+        fit = [each for each in served if each.allowance.each_way >= needed]
     narrowest = min(fit, key=lambda each: (each.allowance.each_way, each.silo), default=None)
     way = None if narrowest is None else _way(rungs, narrowest.allowance.each_way, refresh, past)
     opened = way.runs[0] if way else ()
+    able = {each.silo: codec for each in fit if (codec := _afford(each, rungs, opened))}
+    few = f"{len(able)} of {len(members)} silos could report, and the quorum is {quorum}"
     assignments = []
     for each in sorted(members, key=lambda each: each.silo):
-        chosen = _afford(each, rungs, opened) if each in fit else None
-        if chosen is None:
-            why = "" if each in fit else f"sits out: {what} takes {amount(needed)} each way"
-            assignments.append(_behind(each, names, why))
+        chosen = able.get(each.silo)
+        if chosen is None or len(able) < quorum:
+            late = f"sits out: {what} takes {amount(needed)} each way" if each not in fit else ""
+            assignments.append(_behind(each, names, f"does not report: {few}" if chosen else late))
             continue
-        spending = Spending(each.allowance, sum(each.lacks.values()), sum(rungs[chosen][name] for name in opened))
+        spending = Spending(each.allowance, each.behind, sum(rungs[chosen][name] for name in opened))
         reason = f"reports as {chosen}: {each.allowance.words(spending.down, spending.up)}"
         up = tuple(name for name in names if name in opened)
         assignments.append(Assignment(each.silo, names, up, (), reason, chosen, spending))
     if way is None or narrowest is None:
         summary = f"budget: no silo can afford the largest segment, {amount(needed)} each way"
         return Plan(round, "budget", tuple(assignments), summary)
-    reporting = sum(1 for each in assignments if each.up)
-    if not reporting:
+    if not able:
         return Plan(round, "budget", tuple(assignments), "budget: nobody holds enough to report yet")
+    if len(able) < quorum:
+        return Plan(round, "budget", tuple(assignments), f"budget: {few}: nobody does")
     summary = (
-        f"budget: {reporting} of {len(members)} silos report {_words(opened, len(names))}, published as {way.codec};"
+        f"budget: {len(able)} of {len(members)} silos report {_words(opened, len(names))}, published as {way.codec};"
         f" once around takes {len(way.runs)} rounds of {amount(narrowest.allowance.each_way)} each way, which is what"
         f" {narrowest.silo} can afford{f'; a segment comes {way.late} rounds late' if way.late else ''}"
     )
@@ -160,33 +177,37 @@ def _runs(ring: Sequence[str], sizes: Sizes, capacity: float) -> list[tuple[str,
 
 def _afford(member: Member, rungs: Mapping[str, Sizes], opened: Sequence[str]) -> str | None:
     """The finest codec in which a silo can report what is open after fetching all that it lacks."""
-    down = sum(member.lacks.values())
     for codec, sizes in rungs.items():
-        if member.allowance.cost(down, sum(sizes[name] for name in opened)) <= member.allowance.limit:
+        if member.allowance.cost(member.behind, sum(sizes[name] for name in opened)) <= member.allowance.limit:
             return codec
     return None
 
 
 def _behind(member: Member, names: Sequence[str], why: str) -> Assignment:
-    """The part of a silo that does not report: as much as its allowance brings, the largest segments first."""
+    """The part of a silo that does not report: as much as its allowance brings, what lacks most first.
+
+    Of several differences in a row as many as it can afford; the others follow in later rounds.
+    """
     allowance, lacks = member.allowance, member.lacks
-    chosen, down = set[str](), 0
-    for name in sorted(lacks, key=lambda name: (-lacks[name], names.index(name))):
-        if allowance.cost(down + lacks[name], 0) <= allowance.limit:
-            chosen.add(name)
-            down += lacks[name]
-    too_large = [name for name in names if name in lacks and allowance.cost(lacks[name], 0) > allowance.limit]
-    reason = why or f"catches up, {len(chosen)} of {len(lacks)} segments that it lacks in this round"
+    if member.waits:
+        return Assignment(member.silo, (), (), (), member.waits, spending=Spending(allowance, 0, 0))
+    left, down = dict.fromkeys(names, 0) | {name: len(lacks[name]) for name in lacks}, 0
+    for name in sorted(lacks, key=lambda name: (-sum(lacks[name]), names.index(name))):
+        for size in lacks[name]:
+            if allowance.cost(down + size, 0) > allowance.limit:
+                break
+            left[name] -= 1
+            down += size
+    chosen = tuple(name for name in names if left[name] < len(lacks.get(name, ())))
+    short = {name: left[name] for name in chosen if left[name]}
+    reason = why or f"catches up, {len(chosen) - len(short)} of {len(lacks)} segments that it lacks in this round"
+    if short and not why:
+        reason += f" and {len(short)} a part of the way"
+    too_large = [name for name in names if name in lacks and allowance.cost(max(lacks[name]), 0) > allowance.limit]
     if too_large:
-        reason += f"; cannot catch up: {too_large[0]} alone takes {amount(lacks[too_large[0]])}"
-    return Assignment(
-        member.silo,
-        tuple(name for name in names if name in chosen),
-        (),
-        (),
-        f"{reason}: {allowance.words(down, 0)}",
-        spending=Spending(allowance, down, 0),
-    )
+        reason += f"; cannot catch up: {too_large[0]} alone takes {amount(max(lacks[too_large[0]]))}"
+    reason = f"{reason}: {allowance.words(down, 0)}"
+    return Assignment(member.silo, chosen, (), (), reason, spending=Spending(allowance, down, 0), short=short)
 
 
 def _words(opened: Sequence[str], count: int) -> str:

@@ -21,7 +21,7 @@ from feddiff.federator.database import Database
 from feddiff.federator.journal import Journal, Round
 from feddiff.federator.ledger import Entry, Ledger
 from feddiff.federator.links import Links
-from feddiff.federator.planner import Assignment, plan_round
+from feddiff.federator.planner import Assignment, Plan, plan_round
 from feddiff.federator.presence import REACHABLE_S, Presence
 from feddiff.federator.purse import Purse
 from feddiff.federator.roster import Roster
@@ -69,13 +69,7 @@ class Federation:
     # -- what the service asks on behalf of a silo
 
     def join(
-        self,
-        silo: str,
-        samples: int,
-        labels: Mapping[str, int],
-        held: Mapping[str, int],
-        device: str,
-        software: str,
+        self, silo: str, samples: int, labels: Mapping[str, int], held: Mapping[str, int], device: str, software: str
     ) -> None:
         """A silo introduces itself; again after every restart of either side. Raises ProtocolError."""
         if not 1 <= samples <= 1 << 40:
@@ -127,19 +121,15 @@ class Federation:
             if assignment is None or self.round is None or silo in self._settled(self.round.round):
                 return None
             held = self.presence[silo].held if silo in self.presence else {}
-            down = self.versions.routes(held, {name: self.current[name] for name in self._due(assignment, held)})
+            start = assignment.targets(self.current)
+            due = {name: start.get(name, self.current[name]) for name in self._due(assignment, held)}
+            down = self.versions.routes(held, due)
             if self.purse is not None and not self.purse.covers(assignment, down):
                 self.reject(silo, "it has lost what it held; to bring that too would overspend its budget")
                 return None
             if not down and not assignment.up:
                 return None
-            return Work(
-                self.round.round,
-                tuple(down),
-                tuple(self.uploads(silo)),
-                {name: self.current[name] for name in assignment.down},
-                assignment.personal,
-            )
+            return Work(self.round.round, tuple(down), tuple(self.uploads(silo)), start, assignment.personal)
 
     def open_round(self) -> int | None:
         """The number of the round that collects updates, if one does."""
@@ -173,6 +163,8 @@ class Federation:
                 known = each.segment in allowed and each.version <= self.current[each.segment]
                 if not known or each != self.versions.manifest(each.segment, each.base_version, each.version):
                     raise NotSelected(f"{silo} fetches {each.transfer}, which its task does not name")
+                if not each.absolute and not self.versions.path(each).exists():
+                    raise NotSelected(f"{silo} fetches {each.transfer}, which is gone; its task names another way now")
 
     def open_transfer(self, manifest: Manifest) -> Transfer:
         """A published transfer; a snapshot is encoded for whoever comes first. Raises StoreError."""
@@ -253,19 +245,26 @@ class Federation:
         heard = {name for name, known in self.presence.items() if now - known.heard_at < REACHABLE_S}
         return heard - self.evicted
 
+    def forecast(self, silos: Sequence[str]) -> Plan:
+        """The plan of the next round, if it opened now with these silos, which are here."""
+        number = 1 if self.round is None else self.round.round + 1
+        held = {name: self.presence[name].held for name in silos}
+        if self.config.plan != "budget":
+            newcomers = [name for name in silos if set(self.layout.names) - held[name].keys()]
+            return plan_round(self.config.plan, number, silos, self.layout, self.config.seed, newcomers)
+        assert self.purse is not None
+        rounds = self.journal.rounds()
+        plan = self.purse.plan(number, held, self.current, rounds)
+        if plan.idle:  # so is every other, for nothing is measured between rounds: time must give them another chance
+            waited = int((time.monotonic() - self.since) / self.config.rounds.grace)
+            plan = self.purse.plan(number, held, self.current, rounds, waited)
+        return plan
+
     def begin_round(self, silos: Sequence[str], reason: str) -> Round:
         """Plan the next round and make it everybody's task."""
         with self.changed:
-            number = 1 if self.round is None else self.round.round + 1
             silos = [name for name in silos if name in self.presence]  # one may have been evicted this very moment
-            held = {name: self.presence[name].held for name in silos}
-            if self.config.plan == "budget":
-                assert self.purse is not None
-                past = [each.plan.open for each in self.journal.rounds() if each.silos]
-                plan = self.purse.plan(number, held, self.current, past)
-            else:
-                newcomers = [name for name in silos if set(self.layout.names) - held[name].keys()]
-                plan = plan_round(self.config.plan, number, silos, self.layout, self.config.seed, newcomers)
+            plan = self.forecast(silos)
             samples = {silo.name: silo.samples for silo in self.roster.silos() if silo.name in silos}
             self.journal.open(plan, samples, time.time(), reason)
             self.round = self.journal.last()

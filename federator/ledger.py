@@ -113,10 +113,10 @@ class Ledger:
         found = dict(self._database.rows(query, (round, silo, OVERHEAD)))
         return {"down": int(found.get("down", 0)), "up": int(found.get("up", 0))}
 
-    def protocol(self, silo: str, since: int) -> int:
-        """The most bytes that carried no weights, both directions, in any of a silo's rounds from ``since`` on."""
+    def protocol(self, silo: str, since: int) -> list[int]:
+        """The bytes that carried no weights, both directions, of each of a silo's rounds from ``since`` on."""
         query = "SELECT sum(wire) FROM ledger WHERE silo = ? AND round >= ? AND segment = ? GROUP BY round"
-        return max((int(row[0]) for row in self._database.rows(query, (silo, since, OVERHEAD))), default=0)
+        return [int(row[0]) for row in self._database.rows(query, (silo, since, OVERHEAD))]
 
     def wire(self, direction: Direction, round: int | None = None) -> int:
         """Bytes that crossed in one direction, in one round or in all."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from feddiff.federator.federation import Federation
-from feddiff.federator.rounds import Planned, View
+from feddiff.federator.rounds import Planned, View, decide
 
 
 def look(federation: Federation, now: float) -> View:
@@ -19,14 +21,13 @@ def look(federation: Federation, now: float) -> View:
                 progress = max(federation.since, known.progress_at) if known else federation.since
                 why = "evicted" if each.silo in federation.evicted else rejected.get(each.silo)
                 held = known.held if known else {}
-                has = all(held.get(name) == federation.current[name] for name in each.down)
+                has = all(held.get(name) == version for name, version in each.targets(federation.current).items())
                 done = each.silo in federation.committed if each.up else has
                 planned[each.silo] = Planned(done, progress, why, bool(each.up), bool(each.up or each.down))
             usable = federation.committed - rejected.keys() - federation.evicted
-            needed = min(federation.config.rounds.needed, max(len(current.plan.reporting), 1))
-            if len(usable) >= needed and federation.quorum_since is None:
+            if len(usable) >= federation.config.rounds.needed and federation.quorum_since is None:
                 federation.quorum_since = now
-        return View(
+        view = View(
             round=1 if current is None else current.round + (0 if collecting else 1),
             collecting=collecting,
             since=federation.since,
@@ -37,6 +38,11 @@ def look(federation: Federation, now: float) -> View:
             paused=federation.journal.fact("paused") == "yes",
             stopping=federation.journal.fact("stopping") == "yes",
         )
+        next_step = decide(now, view, federation.config.rounds)
+        if next_step.action == "open" and federation.purse is not None:
+            plan = federation.forecast(next_step.silos)
+            view = replace(view, idle=plan.reason if plan.idle else "")
+        return view
 
 
 def untold(federation: Federation, now: float) -> set[str]:

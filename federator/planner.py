@@ -20,7 +20,7 @@ The plan ``budget`` is made in federator/budget.py, of the same nouns.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import Literal
 
@@ -97,6 +97,12 @@ class Assignment:
     codec: str = ""
     """Of what it reports; empty: as the rules say."""
     spending: Spending | None = None
+    short: Mapping[str, int] = field(default_factory=dict)
+    """By how many versions a segment that comes down stays behind the current one, for more cannot be afforded."""
+
+    def targets(self, current: Mapping[str, int]) -> dict[str, int]:
+        """The version of each segment that comes down."""
+        return {name: current[name] - self.short.get(name, 0) for name in self.down}
 
 
 @dataclass(frozen=True)
@@ -116,6 +122,11 @@ class Plan:
     def reporting(self) -> tuple[str, ...]:
         """The silos that have something to report."""
         return tuple(each.silo for each in self.assignments if each.up)
+
+    @property
+    def idle(self) -> bool:
+        """Whether it has nothing for anybody."""
+        return not any(each.up or each.down for each in self.assignments)
 
     def to_json(self) -> str:
         """JSON without spaces, the same for the same plan."""

@@ -49,6 +49,8 @@ class View:
     quorum_since: float | None = None
     paused: bool = False
     stopping: bool = False
+    idle: str = ""
+    """Why a round that opened now would have nothing for anybody."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,10 @@ class Decision:
 
 def decide(now: float, view: View, rules: RoundsConfig) -> Decision:
     """The next step of the federation."""
-    return _collecting(now, view, rules) if view.collecting else _waiting(now, view, rules)
+    decision = _collecting(now, view, rules) if view.collecting else _waiting(now, view, rules)
+    if decision.action == "open" and view.idle:
+        return Decision("wait", f"round {view.round} would have nothing for anybody: {view.idle}")
+    return decision
 
 
 def _waiting(now: float, view: View, rules: RoundsConfig) -> Decision:
@@ -95,18 +100,19 @@ def _collecting(now: float, view: View, rules: RoundsConfig) -> Decision:
     done = tuple(sorted(name for name, silo in planned.items() if silo.committed and not silo.rejected))
     pending = {name: s for name, s in planned.items() if not s.committed and not s.rejected}
     lively = [name for name, silo in pending.items() if now - silo.progress_at < rules.deadline]
-    # A round that was planned with fewer silos than the quorum cannot need more than it has.
-    needed = min(rules.needed, len(planned))
+    needed = rules.needed
+    if len(planned) < needed:  # one was evicted at the very moment in which the round opened
+        return Decision("fold", f"{len(planned)} of {needed} needed silos are planned: the round ends without a change")
     if not pending and len(done) >= needed:
         return Decision("fold", f"all {len(done)} updates are in", done)
     if not pending:
         return Decision("fold", f"{len(done)} of {needed} needed updates can be used: the round ends without a change")
-    if not done or len(done) < needed:
+    if len(done) < needed:
         if lively:
             return Decision("wait", f"{len(done)} of {len(planned)} updates are in; {_names(lively)} at work")
         return Decision(
             "wait",
-            f"{len(done)} of {max(needed, 1)} needed updates are in and {_names(pending)} silent for over"
+            f"{len(done)} of {needed} needed updates are in and {_names(pending)} silent for over"
             f" {rules.deadline:.0f} s; waiting for them to come back",
         )
     if not lively:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -143,8 +143,7 @@ class Versions:
                 delta = self.path(self.manifest(segment, base, base + 1))
                 if self.config.codec.delta and delta.exists():
                     deltas[base] = delta.stat().st_size
-            snapshot = self.path(self.manifest(segment, -1, targets[segment]))
-            size = snapshot.stat().st_size if snapshot.exists() else 4 * self.layout[segment].size
+            size = self._whole(segment, targets[segment])
             for base in route(held.get(segment), targets[segment], deltas, size):
                 version = targets[segment] if base < 0 else base + 1
                 found.append(self.manifest(segment, base, version))
@@ -230,16 +229,36 @@ class Versions:
         return digest.hexdigest()
 
     def prune(self, current: Mapping[str, int]) -> None:
-        """Delete versions older than ``keep_versions`` and the transfers to them; the current one always stays."""
+        """Delete versions older than ``keep_versions`` and the transfers to them; the current one always stays.
+
+        Differences stay, back to where all together are larger than a snapshot: they are the cheaper way for a silo
+        that was away, and under a budget maybe the only one.
+        """
+        chains = {path for segment, version in current.items() for path in self._chain(segment, version)}
         versioned = [
             path for each in (self._weights, self._moments, self._losses) for path in each.glob("*@*.safetensors")
         ]
-        self._encoded.clear()
         for path in [*versioned, *self._published.glob("down.*.transfer")]:
             if path.suffix == ".safetensors":
                 segment, _, number = path.stem.rpartition("@")
             else:
                 segment, _, pair = path.stem.removeprefix("down.").rpartition(".")
                 number = pair.rpartition("-")[2]
-            if int(number) <= current.get(segment, 0) - self.config.keep_versions:
+            if int(number) <= current.get(segment, 0) - self.config.keep_versions and path not in chains:
                 path.unlink()
+                self._encoded.pop(path.stem, None)
+
+    def _chain(self, segment: str, version: int) -> Iterator[Path]:
+        """The differences that lead to a version, the last one first, as far as they are no larger than a snapshot."""
+        room = self._whole(segment, version)
+        for base in reversed(range(version)):
+            delta = self._published / f"down.{segment}.{base}-{base + 1}.transfer"
+            if not delta.exists() or delta.stat().st_size > room:
+                return
+            room -= delta.stat().st_size
+            yield delta
+
+    def _whole(self, segment: str, version: int) -> int:
+        """Bytes of a version's snapshot; raw, if it is not encoded yet."""
+        snapshot = self.path(self.manifest(segment, -1, version))
+        return snapshot.stat().st_size if snapshot.exists() else 4 * self.layout[segment].size

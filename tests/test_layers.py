@@ -135,7 +135,7 @@ def test_every_module_named_here_exists() -> None:
     assert not (SPEAKS_GRPC | PURE | HEAVY_MODULES) - SOURCES.keys()
 
 
-@pytest.mark.parametrize("module", ["feddiff.federator.cli", "feddiff.silo.cli"])
+@pytest.mark.parametrize("module", ["feddiff.federator.cli", "feddiff.silo.cli", "feddiff.bench.cli"])
 def test_commands_start_light(module: str) -> None:
     code = f"import sys, {module}; print(*sorted({{'numpy', *{sorted(HEAVY)}}} & sys.modules.keys()))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -19,7 +19,7 @@ FOLDERS = {
     "bench": "feddiff/bench",
     "proto/feddiff/v1": "feddiff/v1",
 }
-COMMANDS = ("feddiff-federator", "feddiff-silo")
+COMMANDS = ("feddiff-federator", "feddiff-silo", "feddiff-bench")
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:

@@ -89,7 +89,24 @@ class TestPresets:
         )
         assert config.training.epochs == ECONOMIES[economy]["training"]["epochs"]
         assert config.training.batch_size == PRESETS["ct-64"]["training"]["batch_size"]
-        assert "model" in complaint({"preset": economy})
+        alone = complaint({"preset": economy})
+        assert f'preset {economy!r} has no model; name one with it, e.g. preset = ["ct-64", "{economy}"]' in alone
+        own = from_table({"preset": economy, "model": PRESETS["gray-28"]["model"]}, "rules.toml")
+        assert own.training.epochs == config.training.epochs
+
+    def test_economies_lie_on_the_model_wherever_they_are_named(self) -> None:
+        either = [from_table({"preset": order}, "rules.toml") for order in (["ct-64", "thrifty"], ["thrifty", "ct-64"])]
+        assert either[0] == either[1]
+        assert either[0].training.epochs == ECONOMIES["thrifty"]["training"]["epochs"]
+
+    def test_two_models_are_refused(self) -> None:
+        assert "'ct-64' and 'digits-8' are two models" in complaint({"preset": ["ct-64", "thrifty", "digits-8"]})
+
+    def test_a_budget_chooses_the_codecs_and_the_economy_the_rest(self) -> None:
+        table = {"preset": ["digits-8", "thrifty"], "plan": "budget", "budget": {"bytes_per_silo": 1000}}
+        config = from_table(table, "rules.toml")
+        assert (config.codec.up, config.codec.down, config.outer.optimizer) == ("fp32", "fp32", "nesterov")
+        assert "leave those" in complaint({**table, "codec": {"up": "int2"}})
 
 
 class TestRefusals:
@@ -103,7 +120,12 @@ class TestRefusals:
             ({"round": {}}, ["unknown key 'round'", "rounds", "preset"]),
             ({"training": {"epochs": 1, "steps": 1}}, ["training: set exactly one of epochs and steps"]),
             ({"training": {"batch_size": 0}}, ["training.batch_size", "greater than or equal to 1", "got 0"]),
-            ({"training": 5}, ["training", "got 5"]),
+            ({"training": 5}, ["training: must be a table (got 5)"]),
+            ({"budget": 5}, ["budget: must be a table (got 5)"]),
+            ({"budget": {"bytes_per_silo": 2e7}}, ["budget.bytes_per_silo: must be a whole number (got 20000000.0)"]),
+            ({"budget": {"codecs": "int8"}}, ["budget.codecs: must be a list (got 'int8')"]),
+            ({"budget": {"codecs": []}}, ["budget.codecs: must not be empty"]),
+            ({"budget": {"codecs": [8]}}, ["budget.codecs.0: must be text (got 8)"]),
             ({"training": {"learning_rate": float("nan")}}, ["training.learning_rate"]),
             ({"plan": "half"}, ["plan", "'full'", "'udec'", "got 'half'"]),
             ({"name": "no spaces"}, ["name", "got 'no spaces'"]),

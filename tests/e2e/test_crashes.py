@@ -120,7 +120,7 @@ def test_the_federator_is_killed_while_it_averages(stage: Stage) -> None:
     assert stage.opened().journal.current() == dict.fromkeys(stage.layout.names, 0), "killed too late to test anything"
     assert stage.serve().wait() == 0
 
-    check_counted_once(stage)
+    check_counted_once(stage, wire=False)  # it averages what is complete while others still send
     for name in stage.layout.names:
         mean = sum(silo.samples * silo.result_of(1)[name].astype(np.float64) for silo in silos) / 7
         np.testing.assert_allclose(stage.published(name, 1), mean, rtol=1e-6, atol=1e-7)

@@ -49,9 +49,10 @@ class Federated:
     rungs: dict[str, Sizes]
     refresh: int
     given: dict[str, Allowance]
-    lacks: dict[str, dict[str, int]] = field(default_factory=dict)
+    lacks: dict[str, dict[str, tuple[int, ...]]] = field(default_factory=dict)
     past: list[tuple[str, ...]] = field(default_factory=list)
     rounds: int = 0
+    quorum: int = 1
 
     def members(self) -> list[Member]:
         return [Member(silo, each, dict(self.lacks.get(silo, {}))) for silo, each in self.given.items()]
@@ -59,18 +60,22 @@ class Federated:
     def step(self) -> Plan:
         """One round, to its end."""
         self.rounds += 1
-        plan = plan_budget(self.rounds, self.members(), self.rungs, self.refresh, self.past)
+        plan = plan_budget(self.rounds, self.members(), self.rungs, self.refresh, self.past, self.quorum)
         check(plan, self.members(), self.rungs)
+        assert not plan.reporting or len(plan.reporting) >= self.quorum
         for each in plan.assignments:
             for name in each.down:
-                self.lacks.get(each.silo, {}).pop(name, None)
+                rest = self.lacks.get(each.silo, {}).pop(name, ())
+                if each.short.get(name):
+                    self.lacks[each.silo][name] = rest[-each.short[name] :]
         if plan.reporting:
             self.past.append(plan.open)
             for silo in self.given:
                 lacks = self.lacks.setdefault(silo, {})
                 for name in plan.open:
                     whole = next(iter(self.rungs.values()))[name]
-                    lacks[name] = min(lacks.get(name, 0) + self.rungs[plan.codec][name], whole)
+                    chain = (*lacks.get(name, ()), self.rungs[plan.codec][name])
+                    lacks[name] = chain if sum(chain) < whole else (whole,)
         return plan
 
 
@@ -83,13 +88,16 @@ def check(plan: Plan, members: list[Member], rungs: dict[str, Sizes]) -> None:
     for each in plan.assignments:
         assert each.spending is not None
         assert each.reason
-        fetched = sum(lacks[each.silo].get(name, 0) for name in each.down)
+        comes = {name: lacks[each.silo].get(name, ()) for name in each.down}
+        fetched = sum(sum(chain[: len(chain) - each.short.get(name, 0)]) for name, chain in comes.items())
+        assert all(0 < left < len(comes[name]) for name, left in each.short.items())
         sent = sum(rungs[each.codec][name] for name in each.up)
         assert (each.spending.down, each.spending.up) == (fetched, sent)
         assert each.spending.allowance.cost(fetched, sent) <= each.spending.allowance.limit
         assert not each.personal
         if each.up:
             assert each.down == names
+            assert not each.short
             assert each.up == tuple(name for name in names if name in plan.open)
     assert Plan.from_json(plan.to_json()) == plan
 
@@ -97,7 +105,7 @@ def check(plan: Plan, members: list[Member], rungs: dict[str, Sizes]) -> None:
 @st.composite
 def federations(draw: st.DrawFn) -> Federated:
     layout, refresh = draw(layouts), draw(refreshes)
-    codecs = draw(st.sampled_from([CODECS, ("fp32",), ("int8", "int2"), ("fp32", "int4", "topk10")]))
+    codecs = draw(st.sampled_from([CODECS, ("fp32",), ("int8", "int2"), ("fp16", "int4")]))
     rungs = ladder(layout, codecs, CHUNK)
     needed = least(rungs[codecs[-1]], refresh)
     given_ = {f"clinic-{number}": draw(allowances(needed)) for number in range(draw(st.integers(1, 4)))}
@@ -125,7 +133,7 @@ def test_a_newcomer_catches_up_and_then_reports(federated: Federated, data: st.D
         federated.step()
     needed = max(least(next(reversed(federated.rungs.values())), federated.refresh), max(whole.values()))
     federated.given["newcomer"] = Allowance(4.0 * needed)
-    federated.lacks["newcomer"] = dict(whole)
+    federated.lacks["newcomer"] = {name: (size,) for name, size in whole.items()}
     for _ in range(8 * len(whole)):
         plan = federated.step()
         if "newcomer" in plan.reporting:
@@ -219,12 +227,51 @@ def test_if_nobody_can_refresh_in_time_it_takes_longer_and_says_so() -> None:
 
 def test_if_nobody_can_afford_anything_nobody_does_and_it_says_so() -> None:
     rungs = ladder(layout_of([20_000] * 2), CODECS, CHUNK)
-    members = [Member("clinic", Allowance(100.0), dict(rungs["fp32"]))]
+    members = [Member("clinic", Allowance(100.0), {name: (size,) for name, size in rungs["fp32"].items()})]
     plan = plan_budget(1, members, rungs, 3, [])
     check(plan, members, rungs)
     assert not plan.open
     assert "no silo can afford" in plan.reason
     assert "cannot catch up: encoder.0 alone takes" in plan.assignments[0].reason
+    assert plan.idle
+
+
+def test_differences_in_a_row_come_one_after_the_other_where_all_at_once_cost_too_much() -> None:
+    rungs = ladder(layout_of([20_000] * 2), CODECS, CHUNK)
+    lacks: dict[str, tuple[int, ...]] = {"encoder.0": (6000,) * 5, "encoder.1": (100, 100)}
+    federated = Federated(rungs, 2, {"clinic": Allowance(15_000.0)}, {"clinic": lacks})
+    first = federated.step().assignments[0]
+    assert (first.down, first.short, first.targets({"encoder.0": 7, "encoder.1": 3})) == (
+        ("encoder.0", "encoder.1"),
+        {"encoder.0": 3},
+        {"encoder.0": 4, "encoder.1": 3},
+    )
+    assert "catches up, 1 of 2 segments that it lacks in this round and 1 a part of the way" in first.reason
+    assert federated.step().assignments[0].short == {"encoder.0": 1}
+    assert federated.step().reporting == ("clinic",)
+
+
+@settings(deadline=None, max_examples=100)
+@given(federations(), st.integers(1, 5))
+def test_never_fewer_than_the_quorum_report(federated: Federated, quorum: int) -> None:
+    federated.quorum = quorum
+    for _ in range(5):
+        plan = federated.step()
+        assert set(plan.reporting) == (federated.given.keys() if len(federated.given) >= quorum else set())
+        if not plan.reporting:
+            assert f"and the quorum is {quorum}: nobody does" in plan.reason
+            assert plan.open == ()
+            assert all("does not report: " in each.reason for each in plan.assignments)
+
+
+def test_a_quorum_that_cannot_refresh_in_time_takes_longer_instead_of_leaving_one_alone() -> None:
+    rungs = ladder(layout_of([20_000] * 6), CODECS, CHUNK)
+    one = max(rungs["int2"].values())
+    members = [Member("rich", Allowance(100.0 * one)), Member("thin", Allowance(2.0 * one))]
+    assert plan_budget(1, members, rungs, 3, [], quorum=1).reporting == ("rich",)
+    plan = plan_budget(1, members, rungs, 3, [], quorum=2)
+    assert plan.reporting == ("rich", "thin")
+    assert "comes 3 rounds late" in plan.reason
 
 
 # -- the rules
@@ -274,6 +321,7 @@ def test_a_budget_that_cannot_work_is_refused_with_the_least_that_would(
         ({"budget": {"deadline": 60.0}}, "go together"),
         ({"budget": {"bytes_per_silo": 1, "link_mbit": 1.0}}, "go together"),
         ({"budget": {"bytes_per_silo": 1, "codecs": ["int3"]}}, "no codec 'int3'"),
+        ({"budget": {"bytes_per_silo": 1, "codecs": ["fp32", "topk10"]}}, "codec 'topk10' is for uplinks only"),
         ({"budget": {"bytes_per_silo": 1, "codecs": ["int4", "int8"]}}, "finest to the coarsest"),
         ({"budget": {"bytes_per_silo": 1, "codecs": []}}, "codecs"),
         ({"budget": {"bytes_per_silo": 1, "refesh": 2}}, "known here: bytes_per_round, bytes_per_silo, codecs"),

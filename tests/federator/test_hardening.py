@@ -198,7 +198,10 @@ def calling(silo: str, federation: Federation) -> grpc.ServicerContext:
     certificate = pki.issue_client(authority, authority_key, request, "silo", silo, now)
     enroll(federation, silo, Identity.from_certificate(certificate).serial)
     context = SimpleNamespace(
-        auth_context=lambda: {"x509_pem_cert": [certificate]}, peer=lambda: "ipv4:127.0.0.1:1", is_active=lambda: True
+        auth_context=lambda: {"x509_pem_cert": [certificate]},
+        peer=lambda: "ipv4:127.0.0.1:1",
+        is_active=lambda: True,
+        set_compression=lambda _: None,
     )
     return cast(grpc.ServicerContext, context)
 

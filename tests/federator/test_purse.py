@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from feddiff.core.codec import CODECS
 from feddiff.core.config import from_table
-from feddiff.core.errors import NotSelected, RoundClosed
+from feddiff.core.errors import ConfigError, NotSelected, RoundClosed
 from feddiff.core.segments import cut
+from feddiff.core.spool import Spool, checksum
 from feddiff.core.store import WeightsReader, save
 from feddiff.core.transfer import Standing
 from feddiff.federator import operator
@@ -18,6 +20,7 @@ from feddiff.federator.database import Database
 from feddiff.federator.federation import Federation
 from feddiff.federator.ledger import OVERHEAD, Entry
 from feddiff.federator.lookout import look
+from feddiff.federator.publisher import Publisher
 from feddiff.federator.purse import afford
 from feddiff.federator.rounds import decide
 
@@ -25,11 +28,11 @@ LAYOUT = cut([("conv_in.weight", (3000,)), ("mid_block.a", (25_000,)), ("up_bloc
 A, B, C = "clinic-a", "clinic-b", "clinic-c"
 
 
-def begun(folder: Path, **budget: Any) -> Federation:
+def begun(folder: Path, initial: str = "seed", **budget: Any) -> Federation:
     """Version 0 is published; A and B hold it, C holds nothing; all have joined."""
     table = {
         "plan": "budget",
-        "initial": "seed",
+        "initial": initial,
         "model": {"sample_size": 8, "in_channels": 1, "out_channels": 1},
         "codec": {"chunk_elements": 1024},
         "rounds": {"count": 9, "participants": 3, "quorum": 2, "grace": 5.0, "deadline": 100.0},
@@ -161,19 +164,210 @@ def test_a_federations_budget_serves_as_many_silos_as_it_can(tmp_path: Path) -> 
     served = [each.silo for each in opened.plan.assignments if each.spending and each.spending.allowance.limit > 0]
     assert served == [A, B]
     assert sum(each.spending.down + each.spending.up for each in opened.plan.assignments if each.spending) <= 95_000
-    assert "sits out" in next(each.reason for each in opened.plan.assignments if each.silo == C)
+    turns = [each.reason for each in opened.plan.assignments if "waits for its turn" in each.reason]
+    assert turns == ["waits for its turn: bytes_per_round serves 2 of 3 silos in a round"]
+
+
+def served(federation: Federation, *silos: str) -> set[str]:
+    """Those of three silos that a new round serves, which is over at once."""
+    opened = federation.begin_round(silos or [A, B, C], "")
+    federation.published({}, ())
+    return {each.silo for each in opened.plan.assignments if "waits for its turn" not in each.reason}
+
+
+def test_a_federations_budget_serves_its_silos_in_turn(tmp_path: Path) -> None:
+    federation = begun(tmp_path, bytes_per_round=95_000)
+    federation.hear(C, dict.fromkeys(LAYOUT.names, 0))
+    assert [served(federation) for _ in range(6)] == [{A, B}, {A, C}, {B, C}, {A, B}, {A, C}, {B, C}]
+
+
+def test_who_comes_late_is_not_served_before_all_others_for_long(tmp_path: Path) -> None:
+    federation = begun(tmp_path, bytes_per_round=95_000)
+    federation.hear(C, dict.fromkeys(LAYOUT.names, 0))
+    for _ in range(6):
+        served(federation, A, B)
+    assert [served(federation) for _ in range(3)] == [{A, C}, {B, C}, {A, B}]
+
+
+def test_what_a_silo_says_that_is_not_served_is_paid_from_the_same_bytes(tmp_path: Path) -> None:
+    federation = begun(tmp_path, bytes_per_round=200_000)
+    federation.hear(C, dict.fromkeys(LAYOUT.names, 0))
+    assert served(federation) == {A, B, C}
+    federation.published({}, ())
+    for silo in (A, B, C):
+        federation.ledger.add(*(Entry(round, silo, OVERHEAD, "up", wire=40_000) for round in (2, 3)))
+    opened = federation.begin_round([A, B, C], "")
+    allowances = [each.spending.allowance for each in opened.plan.assignments if each.spending]
+    assert [allowance.limit > 0 for allowance in allowances] == [True, True, False]
+    assert sum(allowance.limit + allowance.reserve for allowance in allowances) == 200_000 - 60_000
+
+
+def test_when_nobody_is_left_at_the_moment_of_planning(tmp_path: Path) -> None:
+    federation = begun(tmp_path, bytes_per_round=300_000)
+    federation.evict(A, "left")
+    assert federation.begin_round([A], "").plan.assignments == ()
+    assert decided(federation)[0] == "fold"
 
 
 def test_what_the_protocol_cost_is_kept_back_the_next_time(tmp_path: Path) -> None:
     federation = begun(tmp_path)
     assert federation.purse is not None
-    before = federation.purse.allowance(A, 5, 3)
+    before = federation.purse.allowance(A, 5, 150_000)
     federation.ledger.add(Entry(1, A, OVERHEAD, "up", wire=10**6))  # enrolment and joining
-    assert federation.purse.allowance(A, 5, 3) == before
+    assert federation.purse.allowance(A, 5, 150_000) == before
     federation.ledger.add(Entry(4, A, OVERHEAD, "down", wire=30_000), Entry(4, A, OVERHEAD, "up", wire=10_000))
-    assert federation.purse.allowance(A, 5, 3).reserve == 60_000
-    assert federation.purse.allowance(A, 5, 3).limit == 150_000 - 60_000
-    assert federation.purse.allowance(A, 9, 3) == before
+    assert federation.purse.allowance(A, 5, 150_000).reserve == 60_000
+    assert federation.purse.allowance(A, 5, 150_000).limit == 150_000 - 60_000
+    assert federation.purse.allowance(A, 9, 150_000) == before
+
+
+def test_a_weekend_of_waiting_does_not_eat_the_rounds_that_follow(tmp_path: Path) -> None:
+    federation = begun(tmp_path)
+    federation.hear(C, dict.fromkeys(LAYOUT.names, 0))
+    for number in range(1, 9):
+        opened = federation.begin_round([A, B, C], "")
+        assert opened.plan.reporting == (A, B, C), opened.plan.reason
+        reserves = [each.spending.allowance.reserve for each in opened.plan.assignments if each.spending]
+        assert max(reserves) <= 150_000 // 2
+        if number > 5:
+            assert max(reserves) < 20_000  # one bad round of four says nothing
+        for silo in (A, B, C):
+            federation.ledger.add(Entry(number, silo, OVERHEAD, "up", wire=5000 if number != 4 else 10**7))
+        federation.published({}, ())
+
+
+@pytest.mark.parametrize("initial", ["seed", "send"])
+def test_the_reserve_never_takes_what_the_rules_promise(tmp_path: Path, initial: str) -> None:
+    federation = begun(tmp_path, initial, bytes_per_silo=1)
+    assert federation.purse is not None
+    with pytest.raises(ConfigError) as refused:
+        federation.purse.check()
+    enough = int(str(refused.value).split("bytes_per_silo = ")[1].split()[0])
+    (tmp_path / "enough").mkdir()
+    federation = begun(tmp_path / "enough", initial, bytes_per_silo=enough)
+    for number in range(2, 9):
+        federation.ledger.add(*(Entry(number, silo, OVERHEAD, "up", wire=10**6) for silo in (A, B, C)))
+    late = []
+    for _ in range(8):
+        opened = federation.begin_round([A, B, C], "")
+        assert {A, B} <= set(opened.plan.reporting)
+        late.append(C in opened.plan.reporting)
+        work = federation.work(C)
+        if work is not None:
+            federation.hear(C, federation.presence[C].held | work.start)
+        federation.published({}, ())
+    assert late[-1] == (initial == "send")
+
+
+def test_fewer_than_the_quorum_do_not_report(tmp_path: Path) -> None:
+    federation = begun(tmp_path)
+    federation.hear(B, {})
+    opened = federation.begin_round([A, B, C], "")
+    assert opened.plan.reporting == ()
+    assert "1 of 3 silos could report, and the quorum is 2: nobody does" in opened.plan.reason
+    assert federation.work(A) is None
+    work = federation.work(B)
+    assert work is not None
+    federation.hear(B, work.start)
+    federation.hear(C, dict.fromkeys(LAYOUT.names, 0))
+    assert decided(federation)[0] == "fold"
+    federation.published({}, ())
+    assert federation.begin_round([A, B, C], "").plan.reporting == (A, B, C)
+
+
+def test_a_round_in_which_nobody_could_do_anything_waits_until_links_may_have_recovered(tmp_path: Path) -> None:
+    federation = begun(tmp_path, deadline=20.0, link_mbit=0.1)
+    for way in ("down", "up"):
+        federation.ledger.add(*(Entry(1, silo, "bottleneck", way, wire=10**6, seconds=10**5) for silo in (A, B, C)))
+    federation.begin_round([A, B], "")
+    federation.published({}, ())
+    action, reason = decided(federation)
+    assert action == "wait"
+    assert "round 2 would have nothing for anybody: budget: no silo can afford the largest segment" in reason
+    federation.since -= 100 * federation.config.rounds.grace
+    assert decided(federation)[0] == "open"
+    assert federation.begin_round([A, B], "").plan.reporting == (A, B)
+
+
+def average(federation: Federation, publisher: Publisher) -> None:
+    """The open round to its end: all that are to report do, and the others fetch."""
+    import numpy as np
+
+    opened = federation.round
+    assert opened is not None
+    for each in opened.plan.assignments:
+        work = federation.work(each.silo)
+        if work is None:
+            continue
+        federation.check_transfers(each.silo, work.down)
+        assert federation.purse is not None
+        assert federation.purse.covers(each, work.down)
+        held = dict(federation.presence[each.silo].held)
+        for manifest in work.down:
+            assert manifest.absolute or held[manifest.segment] == manifest.base_version
+            federation.versions.open(manifest).close()
+            held[manifest.segment] = manifest.version
+        assert held.items() >= work.start.items()
+        federation.hear(each.silo, held)
+        for manifest in work.up:
+            spool = Spool(manifest.path(federation.spool(opened.round)), manifest)
+            with WeightsReader(federation.versions.weights(manifest.segment, manifest.base_version)) as reader:
+                base = reader.read(manifest.segment)
+            step = 0.01 * np.random.default_rng(opened.round).standard_normal(base.size, "f4")
+            for index in range(manifest.chunks):
+                start = index * manifest.chunk_elements
+                piece = slice(start, start + manifest.count(index))
+                payload = CODECS[manifest.codec].encode(base[piece] + step[piece], base[piece])
+                spool.append(index, payload, checksum(payload))
+            cost = Entry(opened.round, each.silo, manifest.segment, "up")
+            spool.commit(spool.digest())
+            federation.committed_segment(each.silo, opened.round, manifest.segment, b"digest", cost)
+    assert decided(federation)[0] == "fold"
+    reporting = opened.plan.reporting
+    federation.published(publisher.publish(opened, reporting), reporting)
+    federation.versions.prune(federation.current)
+
+
+def test_who_was_away_for_long_comes_back_a_part_of_the_way_in_each_round(tmp_path: Path) -> None:
+    """Whose budget would never bring the largest segment whole, nor all the differences of it at once."""
+    federation = begun(tmp_path, bytes_per_silo=66_000)
+    federation.hear(C, dict.fromkeys(LAYOUT.names, 0))
+    publisher = Publisher(federation)
+    for _ in range(8):
+        federation.begin_round([A, B], "")
+        average(federation, publisher)
+    assert min(federation.current.values()) > federation.config.keep_versions
+    alone = federation.begin_round([C], "").plan.assignments[0]
+    assert alone.short
+    average(federation, publisher)
+    parts, rounds = 0, 0
+    while True:
+        rounds += 1
+        opened = federation.begin_round([A, B, C], "")
+        back = next(each for each in opened.plan.assignments if each.silo == C)
+        parts += bool(back.short)
+        average(federation, publisher)
+        if back.up:
+            break
+        assert rounds < 12, back.reason
+    publisher.close()
+    assert parts
+
+
+def test_a_difference_that_is_gone_is_not_fetched(tmp_path: Path) -> None:
+    federation = begun(tmp_path)
+    publisher = Publisher(federation)
+    federation.begin_round([A, B], "")
+    average(federation, publisher)
+    publisher.close()
+    federation.begin_round([A, B], "")
+    work = federation.work(A)
+    assert work is not None
+    assert work.down
+    federation.check_transfers(A, work.down)
+    federation.versions.path(work.down[0]).unlink()
+    with pytest.raises(NotSelected, match="is gone"):
+        federation.check_transfers(A, work.down)
 
 
 def test_status_tells_the_plan_and_the_links(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -88,8 +90,9 @@ def test_when_a_round_opens(view: View, action: str, silos: str, said: str) -> N
         # the operator's wishes are for the next round
         (collecting(paused=True, stopping=True, a=AT_WORK, b=DONE), "wait", "", "a at work"),
         (collecting(paused=True, a=DONE, b=DONE), "fold", "ab", "all 2"),
-        # fewer were planned than are needed otherwise
-        (collecting(a=DONE), "fold", "a", "all 1"),
+        # fewer were planned than are needed: one model is no average
+        (collecting(a=DONE), "fold", "", "1 of 2 needed silos are planned: the round ends without a change"),
+        (collecting(a=AT_WORK), "fold", "", "ends without a change"),
     ],
 )
 def test_when_a_round_closes(view: View, action: str, silos: str, said: str) -> None:
@@ -102,6 +105,13 @@ def test_without_a_quorum_every_participant_is_needed() -> None:
     assert decide(NOW, collecting(NOW - 900, a=DONE, b=DONE, c=SILENT), STRICT).action == "wait"
     assert decide(NOW, waiting("a", "b", round=2), STRICT).action == "wait"
     assert decide(NOW, collecting(a=DONE, b=DONE, c=GONE), STRICT).action == "fold"
+
+
+def test_a_round_with_nothing_for_anybody_is_not_opened() -> None:
+    view = replace(waiting("a", "b", round=2), idle="no silo can afford anything")
+    assert decide(NOW, view, RULES).action == "wait"
+    assert "round 2 would have nothing for anybody: no silo can" in decide(NOW, view, RULES).reason
+    assert decide(NOW, replace(view, round=6), RULES).action == "finish"
 
 
 def test_after_a_restart_nobody_is_late_at_once() -> None:
@@ -177,15 +187,14 @@ def test_a_round_opens_only_with_enough_silos_that_are_here(now: float, view: Vi
 def test_never_averaged_with_fewer_than_needed(now: float, view: View, rules: RoundsConfig) -> None:
     decision = decide(now, view, rules)
     if decision.action == "fold":
-        needed = min(rules.needed, len(view.planned))
         # Either enough updates, or none at all: rejections have made the quorum impossible.
         assert list(decision.silos) in ([], usable(view))
-        assert bool(decision.silos) == (len(usable(view)) >= needed)
+        assert bool(decision.silos) == (len(usable(view)) >= rules.needed)
 
 
 @given(times, views(), rules())
 def test_with_the_quorum_in_a_round_does_not_wait_for_ever(now: float, view: View, rules: RoundsConfig) -> None:
-    if view.collecting and len(usable(view)) >= min(rules.needed, len(view.planned)):
+    if view.collecting and len(usable(view)) >= rules.needed:
         later = max(now, *(silo.progress_at for silo in view.planned.values())) + max(rules.grace, rules.deadline) + 1
         assert decide(later, view, rules).action == "fold"
 

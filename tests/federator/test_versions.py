@@ -224,11 +224,31 @@ def test_prune_keeps_the_newest_versions_and_never_drops_the_current(tmp_path: P
     kept = [version for version in range(5) if versions.weights(SEGMENT, version).exists()]
     assert kept == list(range(max(0, 5 - keep), 5))
     for version in range(1, 5):
-        for base in (-1, version - 1):
-            assert versions.path(versions.manifest(SEGMENT, base, version)).exists() == (version in kept)
+        assert versions.path(versions.manifest(SEGMENT, -1, version)).exists() == (version in kept)
     assert all(versions.weights(name, version).exists() for name, version in current.items())
     versions.prune(current)
     assert versions.weights(SEGMENT, 4).exists()
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+@pytest.mark.parametrize("down", ["fp32", "int8", "int2"])
+def test_prune_keeps_the_differences_that_are_no_larger_than_a_snapshot(tmp_path: Path, down: str, keep: int) -> None:
+    versions = begun(tmp_path, config(down, keep_versions=keep))
+    locals_ = [Local(tmp_path / f"silo-{version}") for version in range(7)]
+    for version in range(7):
+        bring(versions, locals_[version], {}, version)
+        if version < 6:
+            advance(tmp_path, versions, version)
+            versions.prune({"encoder.in": 0, SEGMENT: version + 1, "decoder.0": 0})
+    deltas = [versions.path(versions.manifest(SEGMENT, base, base + 1)) for base in range(6)]
+    sizes = [path.stat().st_size if path.exists() else 10**9 for path in deltas]
+    snapshot = versions.path(versions.manifest(SEGMENT, -1, 6)).stat().st_size
+    for base, path in enumerate(deltas):
+        assert path.exists() == (base >= 6 - keep or sum(sizes[base:]) <= 4 * SIZE)
+        taken = bring(versions, locals_[base], {SEGMENT: base}, 6)
+        assert taken == (list(range(base, 6)) if sum(sizes[base:]) <= snapshot else [-1])
+        assert held_by(locals_[base], 6).tobytes() == weights(versions, 6).tobytes()
+    assert deltas[0].exists() == (down == "int2")
 
 
 def test_prune_before_anything_was_published_but_the_beginning(tmp_path: Path) -> None:

@@ -1,0 +1,54 @@
+"""What federations are held against: the same training without one, on the same number of images.
+
+``centralised`` has all images in one place, ``alone`` leaves each silo to itself. Both are the silo's own training
+(silo/learner.py) in one long round, and leave what a silo's daemon leaves, so that they are measured the same way.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from feddiff.core.config import FederationConfig
+
+SAID = 10
+"""Lines of progress of one training."""
+
+
+def train(
+    config: FederationConfig,
+    names: Sequence[str],
+    folder: Path,
+    told: Callable[[str], None],
+    stop: threading.Event,
+) -> dict[str, dict[str, float]]:
+    """Train a model for each name on ``folder/data/NAME``; it is left in ``folder/silos/NAME``. Returns the metrics.
+
+    Raises DataError, NotFinite as silo/trainer.py does, KeyboardInterrupt when ``stop`` is set.
+    """
+    from feddiff.silo.learner import ImageLearner, training_seed
+    from feddiff.silo.trained import Trained
+
+    found = {}
+    for place, name in enumerate(names, 1):
+        said = 0
+
+        def at(step: int, steps: int, loss: float, speed: float, place: int = place) -> bool:
+            nonlocal said
+            if step * SAID // steps > said:
+                said = step * SAID // steps
+                told(f"model {place}/{len(names)}  step {step}/{steps}  loss {loss:.4f}  {speed:.0f} images/s")
+            return not stop.is_set()
+
+        learner = ImageLearner(config, folder / "data" / name)
+        state = folder / "silos" / name
+        state.mkdir(parents=True)
+        seed = training_seed(config.seed, 1, name)
+        learned = learner.learn(learner.initial(), None, seed, state / "checkpoint.safetensors", at)
+        if learned is None:
+            raise KeyboardInterrupt
+        (state / "trained").mkdir()
+        Trained(state).keep(1, learned.weights, learned.ema, learned.metrics)
+        found[name] = dict(learned.metrics)
+    return found

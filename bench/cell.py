@@ -1,0 +1,95 @@
+"""A cell of a sweep: all that decides one federation's outcome, or one baseline's, and its names for files and people.
+
+Between bench/sweep.py, which multiplies the grid, and bench/result.py, which runs what is described here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from feddiff.bench.partition import Split
+from feddiff.core.config import FederationConfig
+
+Kind = Literal["federated", "centralised", "alone"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One federation of a sweep, or one baseline."""
+
+    kind: Kind
+    config: FederationConfig
+    split: Split
+    silos: int
+    basis: str
+    """Whatever else decides the outcome: the images, how it is measured."""
+    economy: str = ""
+    table: Mapping[str, Any] = field(default_factory=dict)
+    """The federation's file; empty for a baseline."""
+
+    @property
+    def key(self) -> str:
+        """Names the cell's files; the end is a digest of all that decides the outcome."""
+        decisive = (self.kind, self.config.digest, str(self.split), self.silos, self.basis)
+        digest = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:8]
+        codec = self.config.codec
+        told = [self.config.plan, f"{codec.up}-{codec.down}"] if self.kind == "federated" else [self.kind]
+        if self.kind != "centralised":
+            told += [f"K{self.silos}", str(self.split).replace(" ", "")]
+        return "_".join((*told, f"seed{self.config.seed}", digest))
+
+    @property
+    def rules(self) -> str:
+        """The federation's file, TOML."""
+        return toml(self.table)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What differs from cell to cell, flat; None where it means nothing."""
+        config, federated = self.config, self.kind == "federated"
+        return {
+            "kind": self.kind,
+            "plan": config.plan if federated else None,
+            "up": config.codec.up if federated else None,
+            "down": config.codec.down if federated else None,
+            "economy": self.economy if federated else None,
+            "outer": config.outer.optimizer if federated else None,
+            "outer_rate": config.outer.learning_rate if federated else None,
+            "silos": self.silos,
+            "split": self.split.kind if self.kind != "centralised" else None,
+            "beta": self.split.beta,
+            "classes": self.split.classes,
+            "epochs": config.training.epochs,
+            "steps": config.training.steps,
+            "rounds": config.rounds.count if federated else None,
+            "seed": config.seed,
+        }
+
+    def __str__(self) -> str:
+        """For people, without the seed."""
+        known = self.settings
+        work = f"E={known['epochs']}" if known["epochs"] else f"S={known['steps']}"
+        if self.kind == "centralised":
+            return f"centralised {work}"
+        if self.kind == "alone":
+            return f"alone K={self.silos} {self.split} {work}"
+        codec = known["up"] if known["up"] == known["down"] else f"{known['up']}/{known['down']}"
+        outer = "" if known["outer"] == "sgd" or self.economy else f" {known['outer']}"
+        return f"{known['plan']} {self.economy or codec}{outer} K={self.silos} {self.split} {work}"
+
+
+def toml(table: Mapping[str, Any]) -> str:
+    """A table as TOML, its tables inline. Values: text, finite numbers, truth values, lists and tables."""
+
+    def value(each: Any) -> str:
+        if isinstance(each, dict):
+            return "{" + ", ".join(f"{value(key)} = {value(of)}" for key, of in each.items()) + "}"
+        if isinstance(each, list):
+            return "[" + ", ".join(map(value, each)) + "]"
+        return json.dumps(each, ensure_ascii=False)
+
+    return "".join(f"{value(key)} = {value(of)}\n" for key, of in table.items())

@@ -1,0 +1,169 @@
+"""The images of a sweep: a folder of labels, or scikit-learn's digits, some held out, the others dealt to silos.
+
+Before the way of the data: what is staged here once for a run lies in the run's own folder, so that each federation's
+silos get theirs by hard links. A folder is ``LABEL/IMAGE``, or ``SILO/LABEL/IMAGE`` where each folder is a silo.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from feddiff.bench.partition import Labels, Split, named
+from feddiff.core.errors import ConfigError, DataError
+from feddiff.core.identity import check_name
+from feddiff.silo.data import FORMATS
+
+BUILT_IN = "digits"
+SHUFFLE = 12345
+"""Seed of what is held out: the same images for every cell and seed."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Images of one folder: paths relative to it, sorted."""
+
+    root: Path
+    images: tuple[Path, ...]
+    silos: tuple[str, ...] = ()
+    """Its first folders, if each of them is a silo; else its first folders are the labels."""
+
+    def label(self, image: Path) -> str:
+        """The folder below the root, or below the silo's; "" without one."""
+        parts = image.parts[1:-1] if self.silos else image.parts[:-1]
+        return parts[0] if parts else ""
+
+    def pooled(self, image: Path) -> Path:
+        """Where an image of a silo's folder lies when those of all silos are together: LABEL/SILO-IMAGE."""
+        return Path(*image.parts[1:-1], f"{image.parts[0]}-{image.name}")
+
+    def labels(self) -> Labels:
+        """Numbers of the labels, in order of their names."""
+        names = [self.label(image) for image in self.images]
+        return np.unique(names, return_inverse=True)[1].astype(np.int64)
+
+    def deal(self, split: Split, silos: int, seed: int, least: int, out: Path) -> dict[str, dict[str, int]]:
+        """Link each silo's images to ``out/SILO/LABEL/IMAGE``; returns silo → label → images. Raises ConfigError."""
+        if split.kind == "folders":
+            if not self.silos:
+                raise ConfigError(f"{self.root}: split folders needs SILO/LABEL/IMAGE")
+            dealt = {silo: [image for image in self.images if image.parts[0] == silo] for silo in self.silos}
+        else:
+            parts = split.deal(self.labels(), silos, seed, least)
+            dealt = {name: [self.images[at] for at in part] for name, part in zip(named(silos), parts, strict=True)}
+        counts: dict[str, dict[str, int]] = {}
+        for silo, images in dealt.items():
+            counts[silo] = {}
+            for image in images:
+                link(self.root / image, out / silo / (self.pooled(image) if self.silos else image))
+                counts[silo][self.label(image)] = counts[silo].get(self.label(image), 0) + 1
+        return counts
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a run trains on and what it never trains on."""
+
+    digest: str
+    """SHA-256 of names and sizes, and of which are held out."""
+    train: Folder
+    test: Path
+    """LABEL/IMAGE."""
+
+
+def folder(root: Path, by_silo: bool = False) -> Folder:
+    """All images below a folder. Raises DataError without one, ConfigError for a folder that cannot be a silo."""
+    if not root.is_dir():
+        raise DataError(f"{root} is no folder; images are expected in {root}/LABEL/, or name the built-in {BUILT_IN!r}")
+    found = []
+    for place, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        here = Path(place).relative_to(root)
+        found += [here / name for name in files if not name.startswith(".") and Path(name).suffix.lower() in FORMATS]
+    if by_silo:
+        found = [path for path in found if len(path.parts) > 1]
+    if not found:
+        raise DataError(f"{root} holds no images ({', '.join(FORMATS)}){' in the folders of silos' if by_silo else ''}")
+    silos = tuple(sorted({check_name(path.parts[0]) for path in found})) if by_silo else ()
+    return Folder(root, tuple(sorted(found, key=Path.as_posix)), silos)
+
+
+def stage(path: str, test: str | None, held_out: int, limit: int | None, by_silo: bool, into: Path) -> Dataset:
+    """Bring a sweep's images into the run's folder, once.
+
+    ``test`` is a folder of held-out images; without it one in ``held_out`` of ``path``'s is. ``limit`` is the most of
+    each kind that is used. Raises DataError, ConfigError.
+    """
+    into.mkdir(parents=True, exist_ok=True)
+    source = folder(write_digits(into / BUILT_IN) if path == BUILT_IN else Path(path), by_silo)
+    order = np.random.default_rng(SHUFFLE).permutation(len(source.images))
+    kept = 0 if test is not None else len(order) // held_out
+    train = _some(source, order[kept:].tolist(), limit)
+    held = _some(source, order[:kept].tolist(), limit) if test is None else folder(Path(test))
+    if test is not None:
+        shuffled = np.random.default_rng(SHUFFLE).permutation(len(held.images))
+        held = _some(held, shuffled.tolist(), limit)
+    if not held.images or not train.images:
+        raise DataError(f"{path}: {len(source.images)} images are too few to hold out one in {held_out}")
+    digest = hashlib.sha256()
+    for part in (train, held):
+        for image in part.images:
+            digest.update(f"{image.as_posix()}\0{(part.root / image).stat().st_size}\n".encode())
+        digest.update(b"\n")
+    home = into / digest.hexdigest()[:16]
+    if not home.exists():
+        with _appearing(home) as half:
+            for image in train.images:
+                link(train.root / image, half / "train" / image)
+            for image in held.images:
+                link(held.root / image, half / "test" / (held.pooled(image) if held.silos else image))
+    return Dataset(digest.hexdigest(), Folder(home / "train", train.images, train.silos), home / "test")
+
+
+def write_digits(home: Path) -> Path:
+    """scikit-learn's handwritten digits as ``home/DIGIT/NUMBER.png``, 8x8 grey; 1,797 real scans."""
+    from PIL import Image
+
+    from feddiff.bench import trial
+
+    if not home.exists():
+        with _appearing(home) as half:
+            for number, (pixels, label) in enumerate(zip(*trial.digits(), strict=True)):
+                (half / str(label)).mkdir(exist_ok=True)
+                Image.fromarray(pixels).save(half / str(label) / f"{number:04}.png")
+    return home
+
+
+def link(source: Path, target: Path) -> None:
+    """A hard link, or a copy where there cannot be one (another disk, another's file)."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    real = source.resolve()
+    try:
+        os.link(real, target)
+    except FileExistsError:
+        raise ConfigError(f"{target} is there already; give a new folder") from None
+    except OSError:
+        shutil.copyfile(real, target)
+
+
+def _some(whole: Folder, places: Sequence[int], limit: int | None) -> Folder:
+    images = tuple(whole.images[place] for place in sorted(places[:limit]))
+    present = {image.parts[0] for image in images}
+    return Folder(whole.root, images, tuple(silo for silo in whole.silos if silo in present))
+
+
+@contextlib.contextmanager
+def _appearing(home: Path) -> Iterator[Path]:
+    """A folder that is there whole or not at all."""
+    half = home.with_name(f".{home.name}.half")
+    shutil.rmtree(half, ignore_errors=True)
+    half.mkdir(parents=True)
+    yield half
+    half.rename(home)

@@ -1,0 +1,267 @@
+"""A sweep file becomes cells: every combination of its grid, each a federation, and the baselines beside them.
+
+Only parses and multiplies; nothing is run here. What decides a cell's outcome decides its key, so
+that a finished cell is known again and a changed one is another.
+
+    passes = 20                      # optional: over the images in all; the rounds follow from the local epochs
+    [federation]                     # as in federation.toml
+    preset = "digits-8"
+    [data]
+    path = "digits"                  # or a folder, relative to this file
+    [grid]                           # or [[grid]], several products
+    plan = ["full", "udec"]
+    codec = ["fp32", "int8/fp32"]    # both directions, or up/down
+    [smoke.grid]                     # with --smoke: lies over everything above
+    seed = [0]
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field, ValidationError
+
+from feddiff.bench.cell import Cell, Kind
+from feddiff.bench.dataset import BUILT_IN, Dataset, stage
+from feddiff.bench.partition import Split, split
+from feddiff.core.config import from_table
+from feddiff.core.errors import ConfigError
+from feddiff.core.sections import Count, Seconds, Section
+
+MOST_CELLS = 10_000
+T = TypeVar("T")
+Several = Annotated[tuple[T, ...], Field(strict=False)]
+"""A list in the file."""
+
+
+class DataSection(Section):
+    """Which images, and which of them are held out."""
+
+    path: str = "digits"
+    """A folder LABEL/IMAGE (split "folders": SILO/LABEL/IMAGE), or the built-in digits."""
+    test: str | None = None
+    """A folder of held-out images; without it one in ``held_out`` is held out."""
+    held_out: Annotated[int, Field(ge=2, le=1000)] = 5
+    images: Count | None = None
+    """Train on so many of them at most, and hold out as many at most."""
+    least: Count = 1
+    """Images that every silo gets at least."""
+
+
+class SamplesSection(Section):
+    """The pictures that each finished model draws."""
+
+    count: Annotated[int, Field(ge=1, le=100_000)] = 64
+    steps: Annotated[int, Field(ge=1, le=10_000)] = 50
+    sampler: Literal["ddim", "ddpm", "dpm-solver++"] = "ddim"
+
+
+class GridSection(Section):
+    """Lists of which every combination is a cell; what is not given is as in [federation]."""
+
+    plan: Several[str] = ()
+    codec: Several[str] = ()
+    economy: Several[str] = ()
+    """Presets over that of [federation]; "" is none."""
+    outer: Several[str | dict[str, Any]] = ()
+    """Names of optimizers, or tables as in [outer]."""
+    silos: Several[Count] = ()
+    participants: Several[Count] = ()
+    split: Several[str] = ("iid",)
+    beta: Several[float | int] = (0.5,)
+    """Of the splits dirichlet and quantity."""
+    classes: Several[Count] = (2,)
+    """Of the split k-class."""
+    epochs: Several[Count] = ()
+    seed: Several[Annotated[int, Field(ge=0, lt=1 << 63)]] = (0,)
+
+
+class SweepSection(Section):
+    """The whole file."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")] = "sweep"
+    passes: Count | None = None
+    baselines: Several[Literal["centralised", "alone"]] = ("centralised", "alone")
+    processes: Annotated[int, Field(ge=1, le=256)] | None = None
+    """That the silos of a cell share; as many as there are CPUs, four at most."""
+    patience: Seconds = 3600.0
+    """Seconds that a round of a cell may take before the cell is given up."""
+    federation: dict[str, Any]
+    data: DataSection = DataSection()
+    samples: SamplesSection = SamplesSection()
+    grid: Annotated[tuple[GridSection, ...], Field(strict=False, min_length=1)] = (GridSection(),)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep file, read."""
+
+    file: Path
+    rules: SweepSection
+
+    @property
+    def where(self) -> str:
+        return str(self.file)
+
+    def images(self, into: Path) -> Dataset:
+        """The images, staged in a run's folder; paths are relative to the sweep's file. Raises DataError."""
+        data, home = self.rules.data, self.file.parent
+        path = data.path if data.path == BUILT_IN else str(home / data.path)
+        test = None if data.test is None else str(home / data.test)
+        return stage(path, test, data.held_out, data.images, self.by_silo, into)
+
+    @property
+    def by_silo(self) -> bool:
+        """Whether each folder of the data is a silo."""
+        return any("folders" in grid.split for grid in self.rules.grid)
+
+    @property
+    def processes(self) -> int:
+        return self.rules.processes or min(os.cpu_count() or 1, 4)
+
+    def cells(self, data_digest: str, folders: int = 0) -> list[Cell]:
+        """Every cell once, federations first. ``folders``: silos that the data has, for the split of that name.
+
+        Raises ConfigError for a combination that is no federation.
+        """
+        found: dict[str, Cell] = {}
+        for grid in self.rules.grid:
+            for point in _points(grid):
+                cell = self._cell(point, data_digest, folders)
+                found.setdefault(cell.key, cell)
+                if len(found) > MOST_CELLS:
+                    raise ConfigError(f"{self.where}: more than {MOST_CELLS} cells")
+        for kind in self.rules.baselines:
+            for cell in [each for each in found.values() if each.kind == "federated"]:
+                baseline = self._baseline(kind, cell)
+                found.setdefault(baseline.key, baseline)
+        return list(found.values())
+
+    def _cell(self, point: Mapping[str, Any], data_digest: str, folders: int) -> Cell:
+        table = copy.deepcopy(self.rules.federation)
+        economy = point["economy"] or ""
+        presets = table.get("preset", [])
+        table["preset"] = [*(presets if isinstance(presets, list) else [presets]), *([economy] if economy else [])]
+        table = {"name": self.rules.name, **table, "seed": point["seed"]}
+        if point["plan"] is not None:
+            table["plan"] = point["plan"]
+        if point["codec"] is not None:
+            up, _, down = point["codec"].partition("/")
+            table["codec"] = {**self._part("codec"), "up": up, "down": down or up}
+        if point["outer"] is not None:
+            outer = {"optimizer": point["outer"]} if isinstance(point["outer"], str) else point["outer"]
+            table["outer"] = {**self._part("outer"), **outer}
+        training, rounds = {"threads": 1, **self._part("training")}, {**self._part("rounds")}
+        if point["epochs"] is not None:
+            training.pop("steps", None)
+            training["epochs"] = point["epochs"]
+        dealt: Split = point["split"]
+        silos = folders if dealt.kind == "folders" else point["silos"] or rounds.get("participants", 2)
+        rounds["participants"] = silos
+        table |= {"training": training, "rounds": rounds}
+        config = from_table(table, self.where)
+        if self.rules.passes is not None:
+            if config.training.epochs is None or "count" in rounds:
+                raise ConfigError(f"{self.where}: passes decides rounds.count, and needs local epochs, not steps")
+            rounds["count"] = max(self.rules.passes // config.training.epochs, 1)
+            config = from_table(table, self.where)
+        return Cell("federated", config, dealt, silos, f"{data_digest} {self._measured}", economy, table)
+
+    def _baseline(self, kind: Kind, cell: Cell) -> Cell:
+        """On the same number of images as a federation: all in one place, or each silo by itself."""
+        kept = {"model", "diffusion", "training", "data", "seed", "name"}
+        table = {key: value for key, value in cell.config.model_dump(mode="json").items() if key in kept}
+        training = table["training"]
+        if training["epochs"] is not None:
+            training["epochs"] *= cell.config.rounds.count
+        else:
+            training["steps"] *= cell.config.rounds.count * (cell.silos if kind == "centralised" else 1)
+        dealt, silos = (Split("iid"), 1) if kind == "centralised" else (cell.split, cell.silos)
+        return Cell(kind, from_table(table, self.where), dealt, silos, cell.basis)
+
+    def _part(self, name: str) -> dict[str, Any]:
+        """A table of [federation]. Raises ConfigError for what is none."""
+        part = self.rules.federation.get(name, {})
+        if not isinstance(part, dict):
+            raise ConfigError(f"{self.where}: federation.{name} must be a table (got {part!r:.60})")
+        return part
+
+    @property
+    def _measured(self) -> str:
+        """How finished cells are measured, and who has how much: part of what decides an outcome."""
+        return f"{self.rules.data.least} {self.rules.samples.model_dump_json()}"
+
+
+def _points(grid: GridSection) -> Iterator[dict[str, Any]]:
+    """Every combination; a split comes once with each parameter that it has. Raises ConfigError."""
+    splits = [split(kind, beta, k) for kind in grid.split for beta in grid.beta for k in grid.classes]
+    # Seeds turn slowest, so that a sweep that is stopped early has the whole grid once.
+    lists: dict[str, Sequence[Any]] = {"seed": grid.seed, "silos": grid.silos, "split": list(dict.fromkeys(splits))}
+    lists |= {"epochs": grid.epochs, "plan": grid.plan, "codec": grid.codec}
+    lists |= {"economy": grid.economy, "outer": grid.outer}
+    for values in product(*(each or [None] for each in lists.values())):
+        yield dict(zip(lists, values, strict=True))
+
+
+def load(path: Path, smoke: bool = False) -> Sweep:
+    """Read a sweep file, with its [smoke] on top if asked. Raises ConfigError, one line that names the key."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist; give a sweep file") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+    over = table.pop("smoke", None)
+    if smoke:
+        if not isinstance(over, dict):
+            raise ConfigError(f"{path}: there is no table [smoke]")
+        table = _overlay(table, over)
+    if isinstance(table.get("grid"), dict):
+        table["grid"] = [table["grid"]]
+    try:
+        rules = SweepSection.model_validate(table)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_problem(error)}") from None
+    if any(grid.participants for grid in rules.grid):
+        raise ConfigError(
+            f"{path}: grid.participants: federations cannot sample silos yet; every silo is in each round"
+        )
+    if any("folders" in grid.split and (grid.split != ("folders",) or grid.silos) for grid in rules.grid):
+        raise ConfigError(f'{path}: split "folders" stands alone, without silos: each folder is one')
+    if len({("folders" in grid.split) for grid in rules.grid}) > 1:
+        raise ConfigError(f'{path}: split "folders" must be that of every [[grid]]: the data is arranged in one way')
+    return Sweep(path, rules)
+
+
+def _overlay(under: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``over`` on ``under``, table by table; [smoke.grid] lies over each [[grid]]."""
+    merged = dict(under)
+    for key, value in over.items():
+        below = merged.get(key)
+        if isinstance(value, dict) and isinstance(below, dict):
+            merged[key] = _overlay(below, value)
+        elif key == "grid" and isinstance(value, dict) and isinstance(below, list):
+            merged[key] = [_overlay(each, value) for each in below]
+        else:
+            merged[key] = value
+    return merged
+
+
+def _problem(error: ValidationError) -> str:
+    """The first of them, in a line."""
+    problem = error.errors()[0]
+    place = ".".join(str(part) for part in problem["loc"] if not isinstance(part, int))
+    if problem["type"] == "extra_forbidden":
+        tables: dict[str, type[Section]] = {"data": DataSection, "samples": SamplesSection, "grid": GridSection}
+        section = tables.get(str(problem["loc"][0]) if len(problem["loc"]) > 1 else "", SweepSection)
+        return f"unknown key {place!r}; known here: {', '.join(section.model_fields)}"
+    if problem["type"] == "missing":
+        return f"{place!r} is missing"
+    return f"{place}: {problem['msg'].replace('valid tuple', 'list')} (got {problem['input']!r:.60})"
