@@ -24,6 +24,18 @@ from feddiff.silo.learner import ImageLearner, Learner
 from feddiff.silo.local import Local
 
 
+def live(name: str, state: Path, client: Client, make_learner: Callable[[FederationConfig], Learner]) -> None:
+    """Run one enrolled silo until the federation is finished, and close its client."""
+    try:
+        local = Local(state)
+        try:
+            Silo(name, local, client, make_learner, Display(bars=False)).run()
+        finally:
+            local.close()
+    finally:
+        client.close()
+
+
 def host(
     address: str,
     folder: Path,
@@ -37,12 +49,7 @@ def host(
         state = folder / name
         try:
             enroll.join_patiently(Invitation.parse(token), state, address, threading.Event())
-            local, client = Local(state), Client(address, state)
-            try:
-                Silo(name, local, client, lambda config: make_learner(name, config), Display(bars=False)).run()
-            finally:
-                client.close()
-                local.close()
+            live(name, state, Client(address, state), lambda config: make_learner(name, config))
             ended[name] = None
         except BaseException as error:  # reported to the caller: a thread has nobody else to tell
             ended[name] = error

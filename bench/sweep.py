@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import copy
 import os
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -31,7 +30,7 @@ from pydantic import Field, ValidationError
 from feddiff.bench.cell import Cell, Kind
 from feddiff.bench.dataset import BUILT_IN, Dataset, stage
 from feddiff.bench.partition import Split, split
-from feddiff.core.config import from_table
+from feddiff.core.config import from_table, read_toml
 from feddiff.core.errors import ConfigError
 from feddiff.core.sections import Count, Seconds, Section
 
@@ -212,12 +211,7 @@ def _points(grid: GridSection) -> Iterator[dict[str, Any]]:
 
 def load(path: Path, smoke: bool = False) -> Sweep:
     """Read a sweep file, with its [smoke] on top if asked. Raises ConfigError, one line that names the key."""
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist; give a sweep file") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: {error}") from None
+    table = read_toml(path, "give a sweep file")
     over = table.pop("smoke", None)
     if smoke:
         if not isinstance(over, dict):

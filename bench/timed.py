@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
+from feddiff.bench.host import live
 from feddiff.bench.perturb import Perturber
 from feddiff.core import console
 from feddiff.core.errors import FedDiffError
@@ -23,10 +24,7 @@ from feddiff.core.segments import F32
 from feddiff.core.transfer import Chunk, Commit, Receiver, Sender
 from feddiff.silo import enroll, learner
 from feddiff.silo.client import Client
-from feddiff.silo.daemon import Silo
-from feddiff.silo.display import Display
 from feddiff.silo.learner import Learned
-from feddiff.silo.local import Local
 
 Told = Callable[[Chunk | Commit], None]
 ATTEMPTS = 5
@@ -92,12 +90,8 @@ def main() -> int:
     address, folder, name, token, host = sys.argv[1:]
     state = Path(folder)
     enroll.join_patiently(Invitation.parse(token), state, address, threading.Event())
-    local, client = Local(state), TimedClient(address, state)
-    try:
-        Silo(name, local, client, lambda _: Racer(client, host), Display(bars=False)).run()
-    finally:
-        client.close()
-        local.close()
+    client = TimedClient(address, state)
+    live(name, state, client, lambda _: Racer(client, host))
     return 0
 
 

@@ -117,13 +117,17 @@ def load(path: Path) -> FederationConfig:
 
     Raises ConfigError, naming the key, for anything that is not exactly a federation.
     """
+    return from_table(read_toml(path, "name the federation's file with --config"), str(path))
+
+
+def read_toml(path: Path, advice: str) -> dict[str, Any]:
+    """A TOML file's table. Raises ConfigError; with ``advice`` where there is no such file."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist; name the federation's file with --config") from None
+        raise ConfigError(f"{path} does not exist; {advice}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: {error}") from None
-    return from_table(table, str(path))
 
 
 def parse(text: bytes) -> FederationConfig:

@@ -8,6 +8,27 @@ from __future__ import annotations
 
 from typing import Any
 
+
+def _digits(size: int, channels: list[int]) -> dict[str, Any]:
+    """A class-conditional network for scikit-learn's handwritten digits, v-prediction."""
+    return {
+        "model": {
+            "sample_size": size,
+            "in_channels": 1,
+            "out_channels": 1,
+            "block_out_channels": channels,
+            "down_block_types": ["DownBlock2D", "DownBlock2D"],
+            "up_block_types": ["UpBlock2D", "UpBlock2D"],
+            "layers_per_block": 1,
+            "norm_num_groups": 8,
+            "add_attention": False,
+            "num_class_embeds": 10,
+        },
+        "data": {"classes": [str(digit) for digit in range(10)]},
+        "diffusion": {"schedule": "cosine", "timesteps": 1000, "prediction": "v"},
+    }
+
+
 ECONOMIES: dict[str, dict[str, Any]] = {
     # No worse than FULL in float32 with one local epoch a round (the literature's setting), at 50 times fewer bytes.
     "careful": {
@@ -29,38 +50,12 @@ ECONOMIES: dict[str, dict[str, Any]] = {
 PRESETS: dict[str, dict[str, Any]] = {
     # scikit-learn's handwritten digits as they are, and a network of 160 k parameters: for measurements in minutes.
     "digits-8": {
-        "model": {
-            "sample_size": 8,
-            "in_channels": 1,
-            "out_channels": 1,
-            "block_out_channels": [16, 32],
-            "down_block_types": ["DownBlock2D", "DownBlock2D"],
-            "up_block_types": ["UpBlock2D", "UpBlock2D"],
-            "layers_per_block": 1,
-            "norm_num_groups": 8,
-            "add_attention": False,
-            "num_class_embeds": 10,
-        },
-        "data": {"classes": [str(digit) for digit in range(10)]},
-        "diffusion": {"schedule": "cosine", "timesteps": 1000, "prediction": "v"},
+        **_digits(8, [16, 32]),
         "training": {"epochs": 4, "batch_size": 32, "learning_rate": 4e-3},
     },
     # scikit-learn's 8x8 handwritten digits enlarged to 16x16; the demo.
     "digits-16": {
-        "model": {
-            "sample_size": 16,
-            "in_channels": 1,
-            "out_channels": 1,
-            "block_out_channels": [32, 64],
-            "down_block_types": ["DownBlock2D", "DownBlock2D"],
-            "up_block_types": ["UpBlock2D", "UpBlock2D"],
-            "layers_per_block": 1,
-            "norm_num_groups": 8,
-            "add_attention": False,
-            "num_class_embeds": 10,
-        },
-        "data": {"classes": [str(digit) for digit in range(10)]},
-        "diffusion": {"schedule": "cosine", "timesteps": 1000, "prediction": "v"},
+        **_digits(16, [32, 64]),
         "training": {"epochs": 2, "batch_size": 64, "learning_rate": 2e-3},
     },
     # Fashion-MNIST and the like; 3.1 M parameters, as FedDiffuse's 3.0 M (arXiv 2406.12575).
