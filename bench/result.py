@@ -137,7 +137,7 @@ def _federated(config: Path, names: list[str], folder: Path) -> Finished:
 
     federation = desk.opened(config)
     rules, layout = federation.config, federation.layout
-    if rules.plan in ("ulatdec", "udec"):
+    if not rules.has_global_model:
         models = {name: _silo_model(layout, folder / "silos" / name) for name in names}
     else:
         models = {GLOBAL: lambda: desk.global_state(federation)}

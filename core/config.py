@@ -23,6 +23,7 @@ from feddiff.core.sections import (
     DataConfig,
     DiffusionConfig,
     OuterConfig,
+    QualityConfig,
     RoundsConfig,
     Section,
     TrainingConfig,
@@ -55,6 +56,7 @@ class FederationConfig(Section):
     outer: OuterConfig = OuterConfig()
     rounds: RoundsConfig = RoundsConfig()
     budget: BudgetConfig | None = None
+    quality: QualityConfig | None = None
 
     @model_validator(mode="after")
     def _classes_fit(self) -> Self:
@@ -90,11 +92,23 @@ class FederationConfig(Section):
             raise ValueError('plan = "budget" chooses the codecs, from budget.codecs; leave those of [codec] out')
         return self
 
+    @model_validator(mode="after")
+    def _samples_fit(self) -> Self:
+        if self.quality is not None and self.quality.steps > self.diffusion.timesteps:
+            raise ValueError(f"quality.steps is more than the {self.diffusion.timesteps} diffusion.timesteps")
+        return self
+
+    @property
+    def has_global_model(self) -> bool:
+        """Whether all segments are shared, so that the federator has a model that draws."""
+        return self.plan not in ("ulatdec", "udec")
+
     def canonical(self) -> bytes:
         """The rules as the same bytes everywhere: JSON, sorted keys, no spaces, UTF-8."""
         table = self.model_dump(mode="json")
-        if self.budget is None:
-            del table["budget"]  # federations that began before there was such a table keep their digest
+        for name in ("budget", "quality"):
+            if table[name] is None:
+                del table[name]  # federations that began before there was such a table keep their digest
         return json.dumps(table, sort_keys=True, separators=(",", ":")).encode()
 
     @property

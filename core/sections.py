@@ -167,6 +167,33 @@ class OuterConfig(Section):
     """Adam's and Yogi's degree of adaptivity."""
 
 
+class QualityConfig(Section):
+    """How models are measured while the federation trains (core/quality.py): the global one, and those of silos.
+
+    Under plans without a global model it is the silos' own, each against the silo's own images.
+    """
+
+    extractor: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """SHA-256 of the TorchScript file that makes features; each end is given the file (``--extractor``)."""
+    kind: Literal["torchscript", "inception"] = "torchscript"
+    every: Count = 1
+    """Measure after every so many rounds, and after the last."""
+    samples: Annotated[int, Field(ge=2, le=100_000)] = 1000
+    sampler: Literal["ddim", "ddpm", "dpm-solver++"] = "ddim"
+    steps: Annotated[int, Field(ge=1, le=10_000)] = 50
+    reference: Literal["held", "federated"] = "held"
+    """What the global model is measured against: images that the federator holds (``serve --reference``), or all
+    silos' images through the moments of their features."""
+    silos: bool = False
+    """Silos measure their own models also where there is a global one."""
+    grids: bool = False
+    """Silos that measure send a grid of their samples."""
+
+    def due(self, round: int, rounds: int) -> bool:
+        """Whether this round's models are measured."""
+        return round % self.every == 0 or round == rounds
+
+
 class RoundsConfig(Section):
     """When a round opens and when it is closed (federator/rounds.py)."""
 

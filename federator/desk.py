@@ -145,7 +145,7 @@ def ledger(config: Path, as_json: bool) -> str:
 def global_state(federation: Federation) -> dict[str, F32]:
     """The global model: parameter name to float32 array. Raises ConfigError for plans that have none."""
     config: FederationConfig = federation.config
-    if config.plan in ("ulatdec", "udec"):
+    if not config.has_global_model:
         raise ConfigError(
             f"plan {config.plan} has no global model: encoders stay with the silos;"
             " use `feddiff-silo sample` or `feddiff-silo export` at a silo"

@@ -1,4 +1,4 @@
-"""What every round cost: one row for each round x silo x segment x direction.
+"""What every round cost, and what it was worth: one row for each round x silo x segment x direction, one per metric.
 
 Last noun of the flow: the service adds to it while chunks pass, publishing never changes it, reports only read it.
 ``parameters``, ``raw`` and ``encoded`` count a committed transfer once; ``wire`` counts every byte that crossed,
@@ -8,15 +8,19 @@ acknowledgements) are in the row of segment ``""``, so that a column's sum is th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Literal
 
+from feddiff.core.quality import Measured
 from feddiff.federator.database import Database
 
 Direction = Literal["down", "up"]
 OVERHEAD = ""
 """Segment name of the bytes that carry no weights."""
+GLOBAL = ""
+"""Whose quality it is: the global model's; else a silo's, by name."""
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS ledger (
@@ -27,6 +31,9 @@ CREATE TABLE IF NOT EXISTS ledger (
   PRIMARY KEY (round, silo, segment, direction)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS deliveries (
   silo TEXT NOT NULL, transfer TEXT NOT NULL, PRIMARY KEY (silo, transfer)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS quality (
+  round INTEGER NOT NULL, of TEXT NOT NULL, metric TEXT NOT NULL, against TEXT NOT NULL, measured TEXT NOT NULL,
+  PRIMARY KEY (round, of, metric, against)) WITHOUT ROWID;
 """
 
 
@@ -51,6 +58,16 @@ class Entry:
     seconds: float = 0.0
     estimated: bool = False
     """Whether ``wire`` was computed from message sizes because the kernel could not be asked."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One measured number of one model after a round."""
+
+    round: int
+    of: str
+    """``GLOBAL``, or the silo whose own model it is."""
+    measured: Measured
 
 
 class Ledger:
@@ -117,6 +134,20 @@ class Ledger:
         """The bytes that carried no weights, both directions, of each of a silo's rounds from ``since`` on."""
         query = "SELECT sum(wire) FROM ledger WHERE silo = ? AND round >= ? AND segment = ? GROUP BY round"
         return [int(row[0]) for row in self._database.rows(query, (silo, since, OVERHEAD))]
+
+    def measure(self, round: int, of: str, numbers: Iterable[Measured]) -> None:
+        """Put a model's quality beside the bytes of its round; measured anew, it replaces what was there."""
+        rows = [(round, of, each.metric, each.against, json.dumps(asdict(each))) for each in numbers]
+        with self._database.transaction() as change:
+            change.executemany("INSERT OR REPLACE INTO quality VALUES (?, ?, ?, ?, ?)", rows)
+
+    def quality(self, round: int | None = None) -> Iterator[Reading]:
+        """Readings in order of round, model, metric, reference."""
+        where, values = ("", ()) if round is None else (" WHERE round = ?", (round,))
+        query = f"SELECT round, of, measured FROM quality{where} ORDER BY round, of, metric, against"
+        for number, of, text in self._database.rows(query, values):
+            table = json.loads(text)
+            yield Reading(number, of, Measured(**{**table, "cautions": tuple(table["cautions"])}))
 
     def wire(self, direction: Direction, round: int | None = None) -> int:
         """Bytes that crossed in one direction, in one round or in all."""
