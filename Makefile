@@ -11,10 +11,12 @@ CONTRACT := $(wildcard proto/feddiff/v1/*.proto)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-slow bench-codec bench-transport bench-link bench-quality format proto wheel clean
+.PHONY: help setup demo bench test test-slow bench-codec bench-transport bench-link bench-quality format proto wheel clean
 
 help:
 	@echo 'make demo [PLAN=full|usplit|ulatdec|udec]   a small federation on this machine; results in demo-run/'
+	@echo 'make bench                                  plans x codecs: bytes against image quality; half an hour; results in'
+	@echo '                                            bench-run/plans/report.html'
 	@echo 'make test                                   format, lint, types, tests'
 	@echo 'make test-slow                              the tests that take minutes'
 	@echo 'make bench-codec                            ratio, speed and error of every codec on real training'
@@ -41,6 +43,11 @@ $(SETUP): pyproject.toml constraints.txt
 
 demo: $(SETUP)
 	$(BIN)/python -m feddiff.bench.demo --plan $(PLAN) --out demo-run
+
+# Two cells at a time, whose networks are too small for more than one thread. What is done is not run again.
+bench: $(SETUP)
+	$(BIN)/feddiff-bench run plans --jobs 2 --out bench-run/plans
+	$(BIN)/feddiff-bench report bench-run/plans
 
 # The folders install as feddiff.*; type checkers see that through links.
 $(TYPING)/.linked: Makefile

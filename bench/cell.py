@@ -39,13 +39,13 @@ class Cell:
         codec = self.config.codec
         told = [self.config.plan, f"{codec.up}-{codec.down}"] if self.kind == "federated" else [self.kind]
         if self.kind != "centralised":
-            told += [f"K{self.silos}", str(self.split).replace(" ", "")]
+            taken = f"-{self.config.rounds.sampled}" if self.config.rounds.sampled else ""
+            told += [f"K{self.silos}{taken}", str(self.split).replace(" ", "")]
         return "_".join((*told, f"seed{self.config.seed}", digest))
 
-    @property
-    def rules(self) -> str:
-        """The federation's file, TOML."""
-        return toml(self.table)
+    def rules(self, quality: Mapping[str, Any] | None = None) -> str:
+        """The federation's file, TOML; with a table ``[quality]`` if it measures while it trains."""
+        return toml(self.table if quality is None else {**self.table, "quality": quality})
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -60,6 +60,7 @@ class Cell:
             "outer": config.outer.optimizer if federated else None,
             "outer_rate": config.outer.learning_rate if federated else None,
             "silos": self.silos,
+            "sampled": config.rounds.sampled if federated else None,
             "split": self.split.kind if self.kind != "centralised" else None,
             "beta": self.split.beta,
             "classes": self.split.classes,
@@ -79,7 +80,8 @@ class Cell:
             return f"alone K={self.silos} {self.split} {work}"
         codec = known["up"] if known["up"] == known["down"] else f"{known['up']}/{known['down']}"
         outer = "" if known["outer"] == "sgd" or self.economy else f" {known['outer']}"
-        return f"{known['plan']} {self.economy or codec}{outer} K={self.silos} {self.split} {work}"
+        taken = f" {known['sampled']} sampled" if known["sampled"] else ""
+        return f"{known['plan']} {self.economy or codec}{outer} K={self.silos}{taken} {self.split} {work}"
 
 
 def toml(table: Mapping[str, Any]) -> str:

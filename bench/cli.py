@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
 
     partition = add("partition", "Deal a labelled folder of images to silos, as SILO/LABEL/IMAGE.")
     partition.add_argument(
-        "--data", type=Path, required=True, metavar="DIR", help="LABEL/IMAGE (split folders: SILO/LABEL/IMAGE)"
+        "--data", type=Path, required=True, metavar="DIR", help="LABEL/IMAGE (split folders: SILO/...), or an archive"
     )
     partition.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     partition.add_argument("--silos", type=int, metavar="K", help="how many (split folders: as many as there are)")
@@ -46,31 +46,46 @@ def parser() -> argparse.ArgumentParser:
     partition.add_argument("--seed", type=int, default=0)
     partition.add_argument("--chart", type=Path, metavar="CHART.PNG", help="draw who has how many of which class")
     run = add("run", "Run the cells of a sweep that are not there yet.")
-    run.add_argument("sweep", type=Path, metavar="SWEEP.TOML")
+    run.add_argument("sweep", type=Path, metavar="SWEEP", help="a TOML file, or a shipped one by name: feddiffuse, jin")
     run.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run's folder; go on with the same")
+    run.add_argument("--data", type=Path, metavar="DIR", help="other images than the sweep names: a folder, an archive")
+    run.add_argument("--test", type=Path, metavar="DIR", help="held-out ones; without it some of --data are held out")
     run.add_argument("--smoke", action="store_true", help="small: with the file's [smoke] on top")
     run.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at a time (default: 1)")
+    run.add_argument("--on", choices=("local", "ray", "slurm"), default="local", help="where (default: this machine)")
+    run.add_argument("--ray", action="append", default=[], metavar="KEY=VALUE", help="of a cell's task: num_cpus=2")
+    run.add_argument(
+        "--slurm", action="append", default=[], metavar="KEY=VALUE", help="of a cell's job: partition=gpu, time=600"
+    )
+    cell = add("cell", "Run one cell of a run that `run` has prepared; what its launchers start.")
+    cell.add_argument("run", type=Path, metavar="RUN")
+    cell.add_argument("key", metavar="KEY")
+    cell.add_argument("--share", type=int, default=1, metavar="N", help="cells at a time on this machine (default: 1)")
     features = add("features", "Train a small classifier on a labelled folder, as an extractor of features.")
-    features.add_argument("--data", type=Path, required=True, metavar="DIR", help="LABEL/IMAGE")
+    features.add_argument("--data", type=Path, required=True, metavar="DIR", help="LABEL/IMAGE, or an archive")
     features.add_argument("--out", type=Path, required=True, metavar="CONVNET.PT", help="a TorchScript file")
     features.add_argument("--size", type=int, default=32, help="images are brought to SIZE x SIZE (default: 32)")
     features.add_argument("--channels", type=int, choices=(1, 3), default=1, help="1 grey, 3 colour (default: 1)")
     features.add_argument("--epochs", type=int, help="default: by the number of images")
     features.add_argument("--seed", type=int, default=0)
-    report = add("report", "Print a run's table; write results.csv and results.json.")
+    report = add("report", "Print a run's table; write report.html, charts, results.csv and results.json.")
     report.add_argument("run", type=Path, metavar="RUN")
     report.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: RUN)")
+    compare = add("compare", "Print what became of bytes, FID and loss in other runs, against the first.")
+    compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="two or more")
+    compare.add_argument("--json", action="store_true", help="as JSON, with the settings that not all have")
     return root
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    commands = {"partition": _partition, "run": _sweep, "features": _features, "report": _report}
+    commands = {"partition": _partition, "run": _sweep, "cell": _cell, "features": _features, "report": _report}
+    commands |= {"compare": _compare}
     return console.run("feddiff-bench", lambda: commands[options.command](options))
 
 
 def _partition(options: argparse.Namespace) -> int:
-    from feddiff.bench import dataset
+    from feddiff.bench import archive, dataset
     from feddiff.bench.partition import chart, split
     from feddiff.core.errors import ConfigError
     from feddiff.core.store import write_atomic
@@ -84,8 +99,10 @@ def _partition(options: argparse.Namespace) -> int:
         raise ConfigError(f"--seed must be 0 or more (got {options.seed})")
     if options.chart is not None and not options.chart.parent.is_dir():
         raise ConfigError(f"--chart {options.chart}: its folder does not exist")
-    images = dataset.folder(options.data, dealt.kind == "folders")
-    counts = images.deal(dealt, options.silos or len(images.silos), options.seed, options.least, options.out)
+    by_silo = dealt.kind == "folders"
+    with archive.opened(options.data, options.out, by_silo) as data:
+        images = dataset.folder(data, by_silo)
+        counts = images.deal(dealt, options.silos or len(images.silos), options.seed, options.least, options.out)
     for silo, by in counts.items():
         told = ", ".join(f"{label or 'no label'} {count}" for label, count in sorted(by.items()))
         print(f"{silo}: {sum(by.values())} images ({told})")
@@ -99,33 +116,55 @@ def _partition(options: argparse.Namespace) -> int:
 
 def _sweep(options: argparse.Namespace) -> int:
     from feddiff.bench import campaign, sweep, table
+    from feddiff.core.errors import ConfigError
 
-    failed = campaign.run(
-        sweep.load(options.sweep, options.smoke), options.out, options.jobs, lambda line: print(line, flush=True)
-    )
+    for name, given in (("ray", options.ray), ("slurm", options.slurm)):
+        if given and options.on != name:
+            raise ConfigError(f"--{name} {given[0]} goes with --on {name}")
+    asked = sweep.load(options.sweep, options.smoke, options.data, options.test)
+    failed = campaign.run(asked, options.out, options.jobs, _say, options.on, [*options.ray, *options.slurm])
     print(table.text(table.read(options.out)))
     return FAILED if failed else 0
 
 
+def _cell(options: argparse.Namespace) -> int:
+    from feddiff.bench import worker
+
+    return 0 if worker.run(options.run, options.key, options.share, _say) else FAILED
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
 def _features(options: argparse.Namespace) -> int:
-    from feddiff.bench import features
+    from feddiff.bench import archive, features
 
     def told(epoch: int, epochs: int) -> None:
         print(f"epoch {epoch} of {epochs}", file=sys.stderr, flush=True)
 
     settings = (options.size, options.channels, options.epochs, options.seed)
-    print(features.train(options.data, options.out, *settings, progress=told))
+    with archive.opened(options.data, options.out) as data:
+        print(features.train(data, options.out, *settings, progress=told))
     return 0
 
 
 def _report(options: argparse.Namespace) -> int:
-    from feddiff.bench import table
+    from feddiff.bench import report, table
 
     entries = table.read(options.run)
     folder = options.out or options.run
     folder.mkdir(parents=True, exist_ok=True)
     print(table.text(entries))
-    print(*table.write(entries, folder), sep="\n")
+    print(*table.write(entries, folder), *report.write(options.run, entries, folder), sep="\n")
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from feddiff.bench import compare
+
+    found = compare.compare(options.runs)
+    print(found.json() if options.json else found.text())
     return 0
 
 

@@ -60,7 +60,7 @@ def digits(rounds: int, images: int) -> list[Chunks]:
     from sklearn.datasets import load_digits
 
     from feddiff.core import diffusion
-    from feddiff.silo.data import Images
+    from feddiff.core.images import Images
     from feddiff.silo.trainer import train
 
     config = from_table({"preset": "digits-16", "training": {"epochs": 1, "threads": 1}}, "digits-16")

@@ -1,4 +1,4 @@
-"""The images of a sweep: a folder of labels, or scikit-learn's digits, some held out, the others dealt to silos.
+"""The images of a sweep: a folder of labels, an archive, or scikit-learn's digits; some are held out, the others dealt.
 
 Before the way of the data: what is staged here once for a run lies in the run's own folder, so that each federation's
 silos get theirs by hard links. A folder is ``LABEL/IMAGE``, or ``SILO/LABEL/IMAGE`` where each folder is a silo.
@@ -6,20 +6,20 @@ silos get theirs by hard links. A folder is ``LABEL/IMAGE``, or ``SILO/LABEL/IMA
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from feddiff.bench.archive import KINDS, appearing, unpack
 from feddiff.bench.partition import Labels, Split, named
 from feddiff.core.errors import ConfigError, DataError
 from feddiff.core.identity import check_name
-from feddiff.silo.data import FORMATS
+from feddiff.core.images import FORMATS
 
 BUILT_IN = "digits"
 SHUFFLE = 12345
@@ -81,7 +81,10 @@ class Dataset:
 def folder(root: Path, by_silo: bool = False) -> Folder:
     """All images below a folder. Raises DataError without one, ConfigError for a folder that cannot be a silo."""
     if not root.is_dir():
-        raise DataError(f"{root} is no folder; images are expected in {root}/LABEL/, or name the built-in {BUILT_IN!r}")
+        raise DataError(
+            f"{root} is no folder; images are expected in {root}/LABEL/, in an archive ({', '.join(KINDS)}), "
+            f"or name the built-in {BUILT_IN!r}"
+        )
     found = []
     for place, folders, files in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -98,15 +101,15 @@ def folder(root: Path, by_silo: bool = False) -> Folder:
 def stage(path: str, test: str | None, held_out: int, limit: int | None, by_silo: bool, into: Path) -> Dataset:
     """Bring a sweep's images into the run's folder, once.
 
-    ``test`` is a folder of held-out images; without it one in ``held_out`` of ``path``'s is. ``limit`` is the most of
-    each kind that is used. Raises DataError, ConfigError.
+    ``path`` and ``test`` are folders or archives. ``test`` is held out; without it one in ``held_out`` of ``path``'s
+    is. ``limit`` is the most of each kind that is used. Raises DataError, ConfigError.
     """
     into.mkdir(parents=True, exist_ok=True)
-    source = folder(write_digits(into / BUILT_IN) if path == BUILT_IN else Path(path), by_silo)
+    source = folder(write_digits(into / BUILT_IN) if path == BUILT_IN else unpack(Path(path), into, by_silo), by_silo)
     order = np.random.default_rng(SHUFFLE).permutation(len(source.images))
     kept = 0 if test is not None else len(order) // held_out
     train = _some(source, order[kept:].tolist(), limit)
-    held = _some(source, order[:kept].tolist(), limit) if test is None else folder(Path(test))
+    held = _some(source, order[:kept].tolist(), limit) if test is None else folder(unpack(Path(test), into))
     if test is not None:
         shuffled = np.random.default_rng(SHUFFLE).permutation(len(held.images))
         held = _some(held, shuffled.tolist(), limit)
@@ -119,12 +122,18 @@ def stage(path: str, test: str | None, held_out: int, limit: int | None, by_silo
         digest.update(b"\n")
     home = into / digest.hexdigest()[:16]
     if not home.exists():
-        with _appearing(home) as half:
+        with appearing(home) as half:
             for image in train.images:
                 link(train.root / image, half / "train" / image)
             for image in held.images:
                 link(held.root / image, half / "test" / (held.pooled(image) if held.silos else image))
     return Dataset(digest.hexdigest(), Folder(home / "train", train.images, train.silos), home / "test")
+
+
+def staged(digest: str, by_silo: bool, into: Path) -> Dataset:
+    """What ``stage`` left in a run's folder, from its digest. Raises DataError if it is not there."""
+    home = into / digest[:16]
+    return Dataset(digest, folder(home / "train", by_silo), home / "test")
 
 
 def write_digits(home: Path) -> Path:
@@ -134,7 +143,7 @@ def write_digits(home: Path) -> Path:
     from feddiff.bench import trial
 
     if not home.exists():
-        with _appearing(home) as half:
+        with appearing(home) as half:
             for number, (pixels, label) in enumerate(zip(*trial.digits(), strict=True)):
                 (half / str(label)).mkdir(exist_ok=True)
                 Image.fromarray(pixels).save(half / str(label) / f"{number:04}.png")
@@ -144,7 +153,7 @@ def write_digits(home: Path) -> Path:
 def link(source: Path, target: Path) -> None:
     """A hard link, or a copy where there cannot be one (another disk, another's file)."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    real = source.resolve()
+    real = source.resolve() if source.is_symlink() else source  # a hard link to a link would hang where it points
     try:
         os.link(real, target)
     except FileExistsError:
@@ -157,13 +166,3 @@ def _some(whole: Folder, places: Sequence[int], limit: int | None) -> Folder:
     images = tuple(whole.images[place] for place in sorted(places[:limit]))
     present = {image.parts[0] for image in images}
     return Folder(whole.root, images, tuple(silo for silo in whole.silos if silo in present))
-
-
-@contextlib.contextmanager
-def _appearing(home: Path) -> Iterator[Path]:
-    """A folder that is there whole or not at all."""
-    half = home.with_name(f".{home.name}.half")
-    shutil.rmtree(half, ignore_errors=True)
-    half.mkdir(parents=True)
-    yield half
-    half.rename(home)

@@ -21,8 +21,8 @@ import numpy.typing as npt
 
 from feddiff.core.config import MAX_SAMPLE_SIZE, from_table
 from feddiff.core.errors import ConfigError, DataError
+from feddiff.core.images import Images, read_images
 from feddiff.core.store import write_atomic
-from feddiff.silo.data import Images, read_images
 
 FEATURES = 64
 WIDTHS = (32, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64)

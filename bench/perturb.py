@@ -30,6 +30,7 @@ class Perturber:
     labels: Mapping[str, int] = {}
     device = "none"
     layout_digest = ""
+    gauge = None
 
     def __init__(self, samples: int) -> None:
         self.samples = samples

@@ -11,6 +11,8 @@ that a finished cell is known again and a changed one is another.
     [grid]                           # or [[grid]], several products
     plan = ["full", "udec"]
     codec = ["fp32", "int8/fp32"]    # both directions, or up/down
+    [quality]                        # optional: image quality, not the validation loss alone
+    extractor = "convnet"            # trained on these images, or a TorchScript file
     [smoke.grid]                     # with --smoke: lies over everything above
     seed = [0]
 """
@@ -21,6 +23,7 @@ import copy
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -30,11 +33,14 @@ from pydantic import Field, ValidationError
 from feddiff.bench.cell import Cell, Kind
 from feddiff.bench.dataset import BUILT_IN, Dataset, stage
 from feddiff.bench.partition import Split, split
+from feddiff.bench.reference import QualitySection
 from feddiff.core.config import from_table, read_toml
-from feddiff.core.errors import ConfigError
+from feddiff.core.errors import ConfigError, DataError
 from feddiff.core.sections import Count, Seconds, Section
 
 MOST_CELLS = 10_000
+SHIPPED = Path(__file__).parent / "sweeps"
+"""The literature's, by name."""
 T = TypeVar("T")
 Several = Annotated[tuple[T, ...], Field(strict=False)]
 """A list in the file."""
@@ -73,6 +79,7 @@ class GridSection(Section):
     """Names of optimizers, or tables as in [outer]."""
     silos: Several[Count] = ()
     participants: Several[Count] = ()
+    """Silos that each round takes (``rounds.sampled``); all, if it is not given."""
     split: Several[str] = ("iid",)
     beta: Several[float | int] = (0.5,)
     """Of the splits dirichlet and quantity."""
@@ -95,6 +102,8 @@ class SweepSection(Section):
     federation: dict[str, Any]
     data: DataSection = DataSection()
     samples: SamplesSection = SamplesSection()
+    quality: QualitySection | None = None
+    """Without it models are measured by their validation loss alone."""
     grid: Annotated[tuple[GridSection, ...], Field(strict=False, min_length=1)] = (GridSection(),)
 
 
@@ -114,6 +123,9 @@ class Sweep:
         data, home = self.rules.data, self.file.parent
         path = data.path if data.path == BUILT_IN else str(home / data.path)
         test = None if data.test is None else str(home / data.test)
+        for each in (path, test):
+            if each not in (None, BUILT_IN) and not Path(str(each)).exists():
+                raise DataError(f"{each} does not exist; name the images with --data (and --test)")
         return stage(path, test, data.held_out, data.images, self.by_silo, into)
 
     @property
@@ -164,12 +176,16 @@ class Sweep:
         dealt: Split = point["split"]
         silos = folders if dealt.kind == "folders" else point["silos"] or rounds.get("participants", 2)
         rounds["participants"] = silos
+        if point["participants"] is not None:
+            rounds["sampled"] = point["participants"]
         table |= {"training": training, "rounds": rounds}
         config = from_table(table, self.where)
         if self.rules.passes is not None:
             if config.training.epochs is None or "count" in rounds:
                 raise ConfigError(f"{self.where}: passes decides rounds.count, and needs local epochs, not steps")
-            rounds["count"] = max(self.rules.passes // config.training.epochs, 1)
+            # A round in which only some take part is only a part of a pass.
+            local = config.training.epochs * (config.rounds.sampled or silos)
+            rounds["count"] = max(self.rules.passes * silos // local, 1)
             config = from_table(table, self.where)
         return Cell("federated", config, dealt, silos, f"{data_digest} {self._measured}", economy, table)
 
@@ -177,11 +193,12 @@ class Sweep:
         """On the same number of images as a federation: all in one place, or each silo by itself."""
         kept = {"model", "diffusion", "training", "data", "seed", "name"}
         table = {key: value for key, value in cell.config.model_dump(mode="json").items() if key in kept}
-        training = table["training"]
+        training, rounds = table["training"], cell.config.rounds
+        turns = rounds.count * (rounds.sampled or cell.silos)
         if training["epochs"] is not None:
-            training["epochs"] *= cell.config.rounds.count
+            training["epochs"] = max(round(training["epochs"] * turns / cell.silos), 1)
         else:
-            training["steps"] *= cell.config.rounds.count * (cell.silos if kind == "centralised" else 1)
+            training["steps"] *= turns if kind == "centralised" else max(round(turns / cell.silos), 1)
         dealt, silos = (Split("iid"), 1) if kind == "centralised" else (cell.split, cell.silos)
         return Cell(kind, from_table(table, self.where), dealt, silos, cell.basis)
 
@@ -192,26 +209,34 @@ class Sweep:
             raise ConfigError(f"{self.where}: federation.{name} must be a table (got {part!r:.60})")
         return part
 
-    @property
+    @cached_property
     def _measured(self) -> str:
         """How finished cells are measured, and who has how much: part of what decides an outcome."""
-        return f"{self.rules.data.least} {self.rules.samples.model_dump_json()}"
+        quality = "" if self.rules.quality is None else f" {self.rules.quality.decisive(self.file.parent)}"
+        return f"{self.rules.data.least} {self.rules.samples.model_dump_json()}{quality}"
 
 
 def _points(grid: GridSection) -> Iterator[dict[str, Any]]:
     """Every combination; a split comes once with each parameter that it has. Raises ConfigError."""
     splits = [split(kind, beta, k) for kind in grid.split for beta in grid.beta for k in grid.classes]
     # Seeds turn slowest, so that a sweep that is stopped early has the whole grid once.
-    lists: dict[str, Sequence[Any]] = {"seed": grid.seed, "silos": grid.silos, "split": list(dict.fromkeys(splits))}
-    lists |= {"epochs": grid.epochs, "plan": grid.plan, "codec": grid.codec}
+    lists: dict[str, Sequence[Any]] = {"seed": grid.seed, "silos": grid.silos, "participants": grid.participants}
+    lists |= {"split": list(dict.fromkeys(splits)), "epochs": grid.epochs, "plan": grid.plan, "codec": grid.codec}
     lists |= {"economy": grid.economy, "outer": grid.outer}
     for values in product(*(each or [None] for each in lists.values())):
         yield dict(zip(lists, values, strict=True))
 
 
-def load(path: Path, smoke: bool = False) -> Sweep:
-    """Read a sweep file, with its [smoke] on top if asked. Raises ConfigError, one line that names the key."""
-    table = read_toml(path, "give a sweep file")
+def load(path: Path, smoke: bool = False, data: Path | None = None, test: Path | None = None) -> Sweep:
+    """Read a sweep file, or the shipped one of this name, with its [smoke] on top if asked.
+
+    ``data`` and ``test`` are other images than the file names. Raises ConfigError, one line that names the key.
+    """
+    shipped = SHIPPED / f"{path}.toml"
+    if not path.suffix and not path.exists() and shipped.exists():
+        path = shipped
+    names = ", ".join(sorted(each.stem for each in SHIPPED.glob("*.toml")))
+    table = read_toml(path, f"give a sweep file, or one of {names}")
     over = table.pop("smoke", None)
     if smoke:
         if not isinstance(over, dict):
@@ -223,15 +248,21 @@ def load(path: Path, smoke: bool = False) -> Sweep:
         rules = SweepSection.model_validate(table)
     except ValidationError as error:
         raise ConfigError(f"{path}: {_problem(error)}") from None
-    if any(grid.participants for grid in rules.grid):
-        raise ConfigError(
-            f"{path}: grid.participants: federations cannot sample silos yet; every silo is in each round"
-        )
+    if "quality" in rules.federation:
+        raise ConfigError(f"{path}: [federation.quality]: give [quality] instead; the federations get it from there")
     if any("folders" in grid.split and (grid.split != ("folders",) or grid.silos) for grid in rules.grid):
         raise ConfigError(f'{path}: split "folders" stands alone, without silos: each folder is one')
     if len({("folders" in grid.split) for grid in rules.grid}) > 1:
         raise ConfigError(f'{path}: split "folders" must be that of every [[grid]]: the data is arranged in one way')
+    if data is not None or test is not None:
+        new = {"path": rules.data.path if data is None else _absolute(data), "test": test and _absolute(test)}
+        rules = rules.model_copy(update={"data": rules.data.model_copy(update=new)})
     return Sweep(path, rules)
+
+
+def _absolute(path: Path) -> str:
+    """What is named on the command line lies in the working directory; what a file names, beside it."""
+    return BUILT_IN if str(path) == BUILT_IN else str(path.absolute())
 
 
 def _overlay(under: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -239,6 +270,8 @@ def _overlay(under: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(under)
     for key, value in over.items():
         below = merged.get(key)
+        if key == "data" and isinstance(below, dict) and "path" in value:
+            below = {name: below[name] for name in below if name != "test"}  # which was that of the other path
         if isinstance(value, dict) and isinstance(below, dict):
             merged[key] = _overlay(below, value)
         elif key == "grid" and isinstance(value, dict) and isinstance(below, list):
@@ -254,6 +287,7 @@ def _problem(error: ValidationError) -> str:
     place = ".".join(str(part) for part in problem["loc"] if not isinstance(part, int))
     if problem["type"] == "extra_forbidden":
         tables: dict[str, type[Section]] = {"data": DataSection, "samples": SamplesSection, "grid": GridSection}
+        tables["quality"] = QualitySection
         section = tables.get(str(problem["loc"][0]) if len(problem["loc"]) > 1 else "", SweepSection)
         return f"unknown key {place!r}; known here: {', '.join(section.model_fields)}"
     if problem["type"] == "missing":

@@ -6,18 +6,33 @@ import csv
 import io
 import json
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from feddiff.bench.campaign import MARK
 from feddiff.core.errors import ConfigError, StoreError
 from feddiff.core.store import write_atomic
 from feddiff.federator.measure import NONE
 
-COLUMNS = ("down", "up", "encoded_down", "encoded_up", "raw", "images", "seconds", "loss")
+COLUMNS = ("down", "up", "encoded_down", "encoded_up", "down_parameters", "up_parameters", "raw", "images", "seconds")
 """Of a result's totals, in the CSV."""
+COMPARED = ("fid", "kid", "precision", "recall", "class_kl")
+COPIES = ("memorised", "copying", "authentic")
+METRICS = (
+    *((name, "test") for name in COMPARED),
+    *((name, "training") for name in (*COMPARED, *COPIES)),
+    ("inception_score", ""),
+)
+"""(metric, against), in the CSV."""
+GAINS = ("api", "mpi", "pui")
+Basis: TypeAlias = tuple[str, str, int, str | None, int | None]
+BASIS = ("extractor", "extractor_digest", "samples", "sampler", "sampling_steps")
+"""What metrics are comparable by, in the CSV."""
+SHOWN = (("FID", "fid", 2), ("precision", "precision", 3), ("recall", "recall", 3))
+"""Against the test images, in the text; with decimals."""
 
 
 @dataclass(frozen=True)
@@ -54,21 +69,28 @@ def read(run: Path) -> list[Entry]:
 
 
 def text(entries: Sequence[Entry]) -> str:
-    """One row for all seeds of a setting: sizes in MB on the wire, how many times fewer than raw float32, losses."""
-    groups: dict[str, list[Entry]] = {}
+    """One row for all seeds of a setting: sizes in MB on the wire, how many times fewer than raw float32, losses.
+
+    FID, precision and recall against the test images where they were measured; at the foot by what extractor and how
+    many samples. What was measured otherwise has a row of its own, with a mark, and the foot says how.
+    """
+    groups: dict[tuple[str, Basis | None], list[Entry]] = {}
     for entry in entries:
-        groups.setdefault(entry.group, []).append(entry)
+        if entry.result is not None:
+            groups.setdefault((entry.group, _basis(entry.result)), []).append(entry)
     wide = max((len(entry.label) for entry in entries), default=0) + 2
+    bases = Counter(basis for (_, basis), group in groups.items() if basis is not None for _ in group)
+    marks = {basis: "*" * place for place, (basis, _) in enumerate(bases.most_common())}
+    heads = "".join(f"{head:>16}" for head, _, _ in SHOWN) if bases else ""
     lines = [
         f"{'':<{wide}}{'seeds':>5}{'rounds':>8}{'images':>10}{'MB down':>10}{'MB up':>9}{'x raw':>8}"
-        f"{'training':>10}{'validation loss':>20}  of"
+        f"{'training':>10}{'validation loss':>20}{heads}  of"
     ]
-    for group in groups.values():
+    for (_, basis), group in groups.items():
         results = [entry.result for entry in group if entry.result is not None]
-        if not results:
-            continue
         totals = [each["totals"] for each in results]
         rounds = len(results[0]["rounds"])
+        found = [_spread([_metric(each, name, "test") for each in results], digits, True) for _, name, digits in SHOWN]
         wire = [each["down"] + each["up"] for each in totals]
         times = statistics.mean(each["raw"] / size if size else 0.0 for each, size in zip(totals, wire, strict=True))
         lines.append(
@@ -79,8 +101,12 @@ def text(entries: Sequence[Entry]) -> str:
             f"{f'{times:.1f}' if times else NONE:>8}"
             f"{_spread([each['loss'] for each in totals]):>10}"
             f"{_spread([each['quality']['validation_loss']['mean'] for each in results], deviation=True):>20}"
-            f"  {results[0]['quality']['of']}"
+            f"{''.join(f'{each:>16}' for each in found) if bases else ''}"
+            f"  {results[0]['quality']['of']}{f' {marks[basis]}' if basis is not None and marks[basis] else ''}"
         )
+    lines += [
+        f"{mark or 'FID, precision, recall against the test images'}: {_told(basis)}" for basis, mark in marks.items()
+    ]
     missing = [entry for entry in entries if entry.result is None]
     lines += [f"failed: {entry.key}: {entry.failure}" for entry in missing if entry.failure]
     waiting = sum(not entry.failure for entry in missing)
@@ -93,7 +119,9 @@ def write(entries: Sequence[Entry], folder: Path) -> tuple[Path, Path]:
     rows = io.StringIO()
     names = list(done[0][0].settings) if done else []
     writer = csv.writer(rows, lineterminator="\n")
-    writer.writerow(["key", *names, "parameters", *COLUMNS, "validation_loss", "validation_of", "wall_seconds"])
+    metrics = [f"{name}_{against}" if against else name for name, against in METRICS]
+    losses = ("loss", "validation_loss", "validation_of", "wall_seconds")
+    writer.writerow(["key", *names, "parameters", *COLUMNS, *losses, *metrics, *GAINS, *BASIS])
     for entry, result in done:
         quality = result["quality"]
         writer.writerow(
@@ -101,10 +129,13 @@ def write(entries: Sequence[Entry], folder: Path) -> tuple[Path, Path]:
                 entry.key,
                 *(entry.settings[name] for name in names),
                 result["parameters"],
-                *(result["totals"][name] for name in COLUMNS),
+                *(result["totals"].get(name) for name in (*COLUMNS, "loss")),
                 quality["validation_loss"]["mean"],
                 quality["of"],
                 result["wall_seconds"],
+                *(_metric(result, name, against) for name, against in METRICS),
+                *((quality.get("personalisation") or {}).get(name) for name in GAINS),
+                *(_basis(result) or (None,) * len(BASIS)),
             ]
         )
     write_atomic(folder / "results.csv", rows.getvalue().encode())
@@ -112,9 +143,30 @@ def write(entries: Sequence[Entry], folder: Path) -> tuple[Path, Path]:
     return folder / "results.csv", folder / "results.json"
 
 
-def _spread(values: Sequence[float | None], deviation: bool = False) -> str:
+def _metric(result: Mapping[str, Any], name: str, against: str) -> float | None:
+    """The value of one number of a result's quality, where it has one."""
+    rows = result["quality"].get("metrics", [])
+    return next((row["value"] for row in rows if (row["metric"], row["against"]) == (name, against)), None)
+
+
+def _basis(result: Mapping[str, Any]) -> Basis | None:
+    """How a result's quality was measured: the values of ``BASIS``; None if only its loss was."""
+    quality = result["quality"]
+    row = next(iter(quality.get("metrics", [])), None)
+    if row is None:
+        return None
+    return row["extractor"], row["digest"], row["samples"], quality.get("sampler"), quality.get("steps")
+
+
+def _told(basis: Basis) -> str:
+    extractor, digest, samples, sampler, steps = basis
+    drawn = f" ({sampler}, {steps} steps)" if sampler else ""
+    return f"extractor {extractor}, SHA-256 {digest[:12]}, {samples} samples{drawn}"
+
+
+def _spread(values: Sequence[float | None], digits: int = 4, deviation: bool = False) -> str:
     known = [value for value in values if value is not None]
     if not known:
         return NONE
-    around = f" ±{statistics.stdev(known):.4f}" if deviation and len(known) > 1 else ""
-    return f"{statistics.mean(known):.4f}{around}"
+    around = f" ±{statistics.stdev(known):.{digits}f}" if deviation and len(known) > 1 else ""
+    return f"{statistics.mean(known):.{digits}f}{around}"

@@ -8,6 +8,8 @@ their labels; the bytes are the ledger's, the loss is that of the published mode
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import subprocess
 import sys
 import threading
@@ -31,9 +33,11 @@ HELD_OUT = 5
 """One in so many digits."""
 PROCESSES = 2
 PATIENCE_S = 1800.0
-"""Without a closed round for so long, a federation is given up."""
+"""Without a closed round, or a word of one that is measured, for so long, a federation is given up."""
+_NEWS = re.compile(r"^round .*|(?<= )round \d+: .*")
+"""Of the federator's output: what it says of a closed round, and its log of one that it measures."""
 _LOOK_S = 0.1
-_TIED = (
+TIED = (
     "import ctypes, runpy, signal, sys; "
     "tie = getattr(ctypes.CDLL(None), 'prctl', None); tie and tie(1, signal.SIGTERM); "
     "del sys.argv[0]; runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
@@ -103,12 +107,15 @@ def federate(
     patience_s: float = PATIENCE_S,
     told: Callable[[str], None] = lambda line: None,
     stop: threading.Event | None = None,
+    extractor: Path | None = None,
+    reference: Path | None = None,
 ) -> Path:
     """Run the federation of these rules (TOML) to its end; returns its federation.toml, whose folder has all it left.
 
     Silo NAME trains on ``folder/data/NAME`` and keeps its state in ``folder/silos/NAME``; they share ``processes``.
-    ``told`` gets the federator's line about each closed round. Raises ConfigError for wrong rules, FedDiffError if a
-    process ends with an error or no round closes for ``patience_s``, KeyboardInterrupt when ``stop`` is set.
+    ``told`` gets the federator's lines about closed rounds and what it measures of them. Rules with ``[quality]`` need
+    the ``extractor``'s file, and the federator's ``reference`` images. Raises ConfigError for wrong rules, FedDiffError
+    if a process ends with an error or no round closes for ``patience_s``, KeyboardInterrupt when ``stop`` is set.
     """
     home, port = folder / "federator", free_port()
     site.init(home, "trial", "digits-8", f"127.0.0.1:{port}", [])
@@ -116,17 +123,20 @@ def federate(
     config.write_text(rules)
     load(config)
     tokens = [f"{name}={site.invite(config, name, '7d')}" for name in names]
-    commands = {"federator": ["feddiff.federator.cli", "serve", "--config", str(config)]}
+    seeing = [] if extractor is None else ["--extractor", str(extractor)]
+    held = [] if reference is None else ["--reference", str(reference)]
+    commands = {"federator": ["feddiff.federator.cli", "serve", "--config", str(config), *seeing, *held]}
     for number in range(processes):
         hosted = tokens[number::processes]
-        where = [f"127.0.0.1:{port}", str(folder / "silos"), "--data", str(folder / "data")]
+        where = [f"127.0.0.1:{port}", str(folder / "silos"), "--data", str(folder / "data"), *seeing]
+        where += ["--trainings", str(max((os.cpu_count() or 1) // processes, 1))]
         if hosted:
             commands[f"silos-{number + 1}"] = ["feddiff.bench.host", *where, *hosted]
     with contextlib.ExitStack() as stack:
         running = {}
         for name, command in commands.items():
             log = stack.enter_context((folder / f"{name}.log").open("w"))
-            python = [sys.executable, "-c", _TIED, *command]
+            python = [sys.executable, "-c", TIED, *command]
             running[name] = stack.enter_context(_ending(subprocess.Popen(python, stdout=log, stderr=log)))
         said = stack.enter_context((folder / "federator.log").open())
         heard, part = time.monotonic(), ""
@@ -135,9 +145,9 @@ def federate(
             nonlocal heard, part
             *lines, part = (part + said.read()).split("\n")
             for line in lines:
-                if line.startswith("round"):
+                if news := _NEWS.search(line):
                     heard = time.monotonic()
-                    told(line)
+                    told(news.group())
 
         while any(process.poll() is None for process in running.values()):
             if stop is not None and stop.is_set():
@@ -158,7 +168,7 @@ def _check(running: dict[str, subprocess.Popen[bytes]], folder: Path) -> None:
         if process.poll():
             log = folder / f"{name}.log"
             lines = log.read_text(errors="replace").strip().splitlines()
-            last = f": {lines[-1][-300:]}" if lines else ""
+            last = f": {lines[-1][:300]}" if lines else ""
             raise FedDiffError(f"{name} ended with {process.returncode}{last}; its log is {log}")
 
 

@@ -90,6 +90,8 @@ class FederationConfig(Section):
             raise ValueError('plan = "budget" sends differences; it needs codec.delta = true')
         if self.budget is not None and ((self.codec.up, self.codec.down) != ("fp32", "fp32") or self.codec.segments):
             raise ValueError('plan = "budget" chooses the codecs, from budget.codecs; leave those of [codec] out')
+        if self.budget is not None and self.rounds.sampled is not None:
+            raise ValueError('plan = "budget" says itself who takes part; leave rounds.sampled out')
         return self
 
     @model_validator(mode="after")
@@ -103,12 +105,22 @@ class FederationConfig(Section):
         """Whether all segments are shared, so that the federator has a model that draws."""
         return self.plan not in ("ulatdec", "udec")
 
+    @property
+    def silos_measure(self) -> bool:
+        """Whether silos are asked to measure their own models on their own images."""
+        return self.quality is not None and (self.quality.silos or not self.has_global_model)
+
+    @property
+    def wants_statistics(self) -> bool:
+        """Whether silos are asked for the moments of their images' features."""
+        return self.quality is not None and self.quality.reference == "federated" and self.has_global_model
+
     def canonical(self) -> bytes:
         """The rules as the same bytes everywhere: JSON, sorted keys, no spaces, UTF-8."""
         table = self.model_dump(mode="json")
-        for name in ("budget", "quality"):
-            if table[name] is None:
-                del table[name]  # federations that began before there was such a table keep their digest
+        for within, name in ((table, "budget"), (table, "quality"), (table["rounds"], "sampled")):
+            if within[name] is None:
+                del within[name]  # federations that began before there was such a rule keep their digest
         return json.dumps(table, sort_keys=True, separators=(",", ":")).encode()
 
     @property

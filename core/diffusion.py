@@ -100,6 +100,7 @@ def sample(
     labels: Sequence[int] | None = None,
     batch: int = 64,
     progress: Callable[[int, int], None] | None = None,
+    watch: Callable[[int, npt.NDArray[np.uint8]], None] | None = None,
     device: str | torch.device | None = None,
 ) -> npt.NDArray[np.uint8]:
     """Draw ``count`` images, uint8 of shape (count, H, W, C).
@@ -112,16 +113,17 @@ def sample(
     Image i depends on state, seed, i and its label alone: its noise comes from a generator of its own, so
     neither ``count`` nor ``batch`` matters (but for rounding: a convolution of another batch size may differ
     in its last bit). A class-conditional model without ``labels`` gets 0, 1, …, cyclically. ``progress(done,
-    count)`` follows each batch; ``device`` defaults to a GPU if there is one. Raises ConfigError for
-    arguments that cannot be, WrongShape for a foreign state.
+    count)`` follows each step of a batch, which may take long, as if a part of its images were done; it may
+    raise. ``watch(step, images)`` sees a batch's noisy images, clipped, uint8 (n, H, W, C), after each step,
+    the noise as step 0. ``device`` defaults to a GPU if there is one. Raises ConfigError for arguments that
+    cannot be, WrongShape for a foreign state.
     """
     chosen = _labels(config, count, labels)
     if sampler not in SAMPLERS:
         raise ConfigError(f"there is no sampler {sampler!r}; known: {', '.join(SAMPLERS)}")
-    if not 1 <= steps <= config.diffusion.timesteps or batch < 1:
-        raise ConfigError(
-            f"steps must be 1 to {config.diffusion.timesteps} (got {steps}), batch at least 1 (got {batch})"
-        )
+    most = config.diffusion.timesteps
+    if not 1 <= steps <= most or batch < 1:
+        raise ConfigError(f"steps must be 1 to {most} (got {steps}), batch at least 1 (got {batch})")
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model = build(config)
     load_state(model, state)
@@ -133,10 +135,14 @@ def sample(
         generators = [_generator(seed, index) for index in indices]
         noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device)
         classes = None if chosen is None else chosen[start : indices.stop].to(device)
-        pictures = _denoise(config, model, noise, classes, steps, sampler, generators)
-        images[start : indices.stop] = pictures.add(1).mul(127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-        if progress is not None:
-            progress(indices.stop, count)
+
+        def told(step: int, noisy: torch.Tensor, start: int = start, size: int = len(indices)) -> None:
+            if progress is not None and step:
+                progress(start + size * step // steps, count)
+            if watch is not None:
+                watch(step, _bytes(noisy))
+
+        images[start : indices.stop] = _bytes(_denoise(config, model, noise, classes, steps, sampler, generators, told))
     return images
 
 
@@ -258,8 +264,9 @@ def _denoise(
     steps: int,
     sampler: Sampler,
     generators: list[torch.Generator],
+    told: Callable[[int, torch.Tensor], None],
 ) -> torch.Tensor:
-    """From noise to images in [-1, 1], both float32 (N, C, H, W)."""
+    """From noise to images, both float32 (N, C, H, W). ``told`` gets the steps done, and what is there."""
     process, total = scheduler(config), config.diffusion.timesteps
     solver = (
         DDPMScheduler(**_schedule(config), prediction_type="sample", clip_sample=False)
@@ -270,7 +277,8 @@ def _denoise(
     )
     # "Trailing" spacing (Lin et al., arXiv 2305.08891) in whole numbers; diffusers' floats can end at -1.
     solver.set_timesteps(timesteps=[total - 1 - index * total // steps for index in range(steps)])
-    for timestep in solver.timesteps:
+    told(0, images)
+    for done, timestep in enumerate(solver.timesteps, start=1):
         output = model(images, timestep, classes).sample
         signal = process.alphas_cumprod[timestep].sqrt()
         noise = (1 - process.alphas_cumprod[timestep]).sqrt()
@@ -281,4 +289,11 @@ def _denoise(
             else (images - noise * output) / signal
         )
         images = solver.step(clean.clamp(-1, 1), timestep, images, generator=generators).prev_sample
-    return images.clamp(-1, 1)
+        told(done, images)
+    return images
+
+
+def _bytes(images: torch.Tensor) -> npt.NDArray[np.uint8]:
+    """What of float32 (N, C, H, W) is in [-1, 1], as pixels (N, H, W, C)."""
+    pixels: npt.NDArray[np.uint8] = images.clamp(-1, 1).add(1).mul(127.5).round().byte().cpu().numpy()
+    return pixels.transpose(0, 2, 3, 1)

@@ -127,6 +127,21 @@ class Extractor:
         return found, None
 
 
+def check_digest(path: Path, digest: str) -> None:
+    """Raises ConfigError unless a file is the federation's extractor: the one with this SHA-256. Loads no torch."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # before opening, as below
+            raise ConfigError(f"{path} is not a regular file; name the extractor's TorchScript file")
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; name the extractor's TorchScript file") from None
+    if found != digest:
+        raise ConfigError(
+            f"{path} is not the federation's extractor: its SHA-256 is {found}, quality.extractor is {digest}"
+        )
+
+
 def _read(path: Path) -> bytes:
     """A file that is a zip archive of bounded size. Raises ConfigError."""
     try:

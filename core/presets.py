@@ -29,6 +29,28 @@ def _digits(size: int, channels: list[int]) -> dict[str, Any]:
     }
 
 
+def _tun(size: int, channels: int, classes: list[str], batch: int) -> dict[str, Any]:
+    """The setting of Tun et al. (ATC 2023), who tell the network's size, 23.2 M, not its shape, nor the schedule."""
+    return {
+        "model": {
+            "sample_size": size,
+            "in_channels": channels,
+            "out_channels": channels,
+            "block_out_channels": [64, 128, 224, 256],
+            "down_block_types": ["DownBlock2D", "DownBlock2D", "DownBlock2D", "AttnDownBlock2D"],
+            "up_block_types": ["AttnUpBlock2D", "UpBlock2D", "UpBlock2D", "UpBlock2D"],
+            "layers_per_block": 2,
+            "attention_head_dim": 32,
+            "num_class_embeds": len(classes),
+        },
+        "data": {"classes": classes},
+        "diffusion": {"schedule": "cosine", "timesteps": 300, "prediction": "v"},
+        "training": {"epochs": 5, "batch_size": batch, "learning_rate": 2e-4},
+    }
+
+
+_CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
 ECONOMIES: dict[str, dict[str, Any]] = {
     # No worse than FULL in float32 with one local epoch a round (the literature's setting), at 50 times fewer bytes.
     "careful": {
@@ -92,6 +114,66 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
         "diffusion": {"schedule": "linear", "timesteps": 1000},
         "training": {"epochs": 1, "batch_size": 128, "learning_rate": 2e-4, "horizontal_flip": True},
+    },
+    # Tun et al.'s CIFAR-10 and SARS-CoV-2 CT, at their own settings; 23.2 M parameters (bench/sweeps/tun-*.toml).
+    "tun-32": _tun(32, 3, _CIFAR, 512),
+    "tun-64": _tun(64, 1, ["covid", "non-covid"], 128),
+    # Jin's MNIST, enlarged to 32x32: 64 channels times 1, 2, 2, 4, attention on the last level (bench/sweeps/jin.toml).
+    "jin-32": {
+        "model": {
+            "sample_size": 32,
+            "in_channels": 1,
+            "out_channels": 1,
+            "block_out_channels": [64, 128, 128, 256],
+            "down_block_types": ["DownBlock2D", "DownBlock2D", "DownBlock2D", "AttnDownBlock2D"],
+            "up_block_types": ["AttnUpBlock2D", "UpBlock2D", "UpBlock2D", "UpBlock2D"],
+            "layers_per_block": 2,
+            "attention_head_dim": 32,
+        },
+        "diffusion": {"schedule": "linear", "timesteps": 1000},
+        "training": {"epochs": 1, "batch_size": 64, "learning_rate": 2e-5},
+    },
+    # CT slices (ct-64) for a CPU: 1.1 M parameters; 30,000 images seen already give slices that look like slices.
+    "ct-64-small": {
+        "model": {
+            "sample_size": 64,
+            "in_channels": 1,
+            "out_channels": 1,
+            "block_out_channels": [16, 32, 64, 64],
+            "down_block_types": ["DownBlock2D", "DownBlock2D", "DownBlock2D", "AttnDownBlock2D"],
+            "up_block_types": ["AttnUpBlock2D", "UpBlock2D", "UpBlock2D", "UpBlock2D"],
+            "layers_per_block": 1,
+            "norm_num_groups": 8,
+            "attention_head_dim": 16,
+            "num_class_embeds": 2,
+        },
+        "data": {"classes": ["covid", "non-covid"]},
+        "diffusion": {"schedule": "cosine", "timesteps": 1000, "prediction": "v"},
+        "training": {"epochs": 2, "batch_size": 16, "learning_rate": 1e-3, "precision": "bf16"},
+    },
+    # CIFAR-10 for a CPU: 1.1 M parameters.
+    "cifar-32-small": {
+        "model": {
+            "sample_size": 32,
+            "in_channels": 3,
+            "out_channels": 3,
+            "block_out_channels": [32, 64, 64],
+            "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "DownBlock2D"],
+            "up_block_types": ["UpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
+            "layers_per_block": 1,
+            "norm_num_groups": 8,
+            "attention_head_dim": 16,
+            "num_class_embeds": 10,
+        },
+        "data": {"classes": _CIFAR},
+        "diffusion": {"schedule": "cosine", "timesteps": 1000, "prediction": "v"},
+        "training": {
+            "epochs": 1,
+            "batch_size": 32,
+            "learning_rate": 1e-3,
+            "precision": "bf16",
+            "horizontal_flip": True,
+        },
     },
     # CT slices at 64x64, two classes, v-prediction (Tun et al., ATC 2023).
     "ct-64": {

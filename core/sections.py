@@ -200,8 +200,10 @@ class RoundsConfig(Section):
     count: Count = 10
     participants: Annotated[int, Field(ge=1, le=10_000)] = 2
     """The first round waits for this many silos."""
+    sampled: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """Each round takes so many of the silos that are here (federator/sampling.py); unset: all."""
     quorum: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    """A round needs this many updates; unset: as many as participants."""
+    """A round needs this many updates; unset: as many as are sampled, or as participants."""
     grace: Seconds = 300.0
     """Seconds that stragglers are given once the quorum is in."""
     deadline: Seconds = 900.0
@@ -209,11 +211,14 @@ class RoundsConfig(Section):
 
     @model_validator(mode="after")
     def _quorum_fits(self) -> Self:
-        if self.quorum is not None and self.quorum > self.participants:
-            raise ValueError(f"quorum {self.quorum} is more than participants {self.participants}")
+        if self.sampled is not None and self.sampled > self.participants:
+            raise ValueError(f"sampled {self.sampled} is more than participants {self.participants}")
+        most, of = (self.participants, "participants") if self.sampled is None else (self.sampled, "sampled")
+        if self.quorum is not None and self.quorum > most:
+            raise ValueError(f"quorum {self.quorum} is more than {of} {most}")
         return self
 
     @property
     def needed(self) -> int:
         """Updates that a round cannot do without."""
-        return self.participants if self.quorum is None else self.quorum
+        return self.quorum or self.sampled or self.participants

@@ -8,14 +8,16 @@ takes the other's for abuse and a dead link is noticed in under a minute.
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar, cast
 
 import grpc
 
 from feddiff.core import errors, transfer
 from feddiff.core.identity import Identity, Role
+from feddiff.core.quality import Measured
 from feddiff.core.spool import Manifest
+from feddiff.v1 import federation_pb2
 from feddiff.v1 import transfer_pb2 as pb
 
 PROTOCOL = 2
@@ -23,6 +25,13 @@ PROTOCOL = 2
 SOFTWARE = f"feddiff {importlib.metadata.version('feddiff')}"
 MAX_MESSAGE = 6 << 20
 MAX_PARTS = transfer.BATCH_BYTES // transfer.PART_BYTES
+MAX_NUMBERS = 32
+"""Measured numbers of one model after one round."""
+MAX_GRID_BYTES = 1 << 20
+MAX_GRID_SIDE = 4096
+"""Pixels."""
+PIECE_BYTES = 256 << 10
+"""Of the moments of a silo's features."""
 ERROR_KEY = "feddiff-error"
 
 _COMMON = [
@@ -232,6 +241,30 @@ def parts_from(message: pb.SubmitRequest | pb.FetchReply) -> list[transfer.Chunk
     if not found:
         raise errors.ProtocolError("a message without a chunk or a commit came where one was due")
     return found
+
+
+def measured_to(numbers: Iterable[Measured]) -> list[federation_pb2.Measured]:
+    return [federation_pb2.Measured(**vars(each)) for each in numbers]
+
+
+def measured_from(messages: Sequence[federation_pb2.Measured]) -> list[Measured]:
+    """Bounded; what they say is not checked. Raises TooLarge."""
+    if len(messages) > MAX_NUMBERS:
+        raise errors.TooLarge(f"{len(messages)} measured numbers in one message; at most {MAX_NUMBERS}")
+    return [
+        Measured(
+            m.metric,
+            m.value,
+            m.spread if m.HasField("spread") else None,
+            m.samples,
+            m.reference,
+            m.against,
+            m.extractor,
+            m.digest,
+            tuple(m.cautions),
+        )
+        for m in messages
+    ]
 
 
 def part_bytes(message: pb.SubmitRequest | pb.FetchReply) -> list[int]:

@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from feddiff.federator.measure import amount, unit
 
@@ -29,6 +29,8 @@ DASHES = ("-", "--", ":")
 LABELLED = len(SILOS) * len(DASHES)
 """More silos than this are drawn as one grey crowd."""
 INK, FAINT, CROWD = "#222222", "#767676", "#b5b5b5"
+Curve: TypeAlias = tuple[str, Sequence[int], Sequence[float]]
+"""Name, rounds, values."""
 STRENGTHS = {"raw float32": 0.0, "encoded": 0.35, "on the wire": 1.0}
 """How strong a bar's colour is for what it measures."""
 STYLE = {
@@ -147,6 +149,36 @@ def cumulative(rounds: Sequence[int], sent: Sequence[int], full: Sequence[int]) 
     axes.set_ylim(bottom=0)
     _by_round(axes)
     _label_ends(axes, ends)
+    return figure
+
+
+@_style()
+def quality(shared: Sequence[Curve], means: Sequence[Curve], silos: Sequence[Curve], sent: Mapping[int, int]) -> Figure:
+    """FID by round, and by the wire bytes so far (``sent``, by round).
+
+    Of the global model, of the mean of silos' own models, and of each of these, which are a crowd behind.
+    """
+    figure, panels = _canvas(9.2, 3.6, columns=2)
+    scale, symbol = unit(max(sent.values(), default=0))
+    for axes, by_round in zip(panels, (True, False), strict=True):
+        ends = []
+        for _, rounds, values in silos:
+            places = rounds if by_round else [sent.get(number, 0) / scale for number in rounds]
+            axes.plot(places, values, color=CROWD, linewidth=0.7, marker=".", markersize=4)
+        for curves, colour in ((shared, INK), (means, FAINT)):
+            for index, (name, rounds, values) in enumerate(curves):
+                places = rounds if by_round else [sent.get(number, 0) / scale for number in rounds]
+                dash = DASHES[index % len(DASHES)]
+                axes.plot(places, values, dash, color=colour, linewidth=2.4, marker="o", markersize=4)
+                ends.append((values, name, colour))
+        axes.set_ylim(bottom=0)
+        if by_round:
+            axes.set_ylabel("FID")
+            _by_round(axes)
+        else:
+            axes.set_xlabel(f"on the wire so far, both directions, {symbol}")
+            axes.set_xlim(left=0)
+            _label_ends(axes, ends)
     return figure
 
 

@@ -39,10 +39,13 @@ def parser() -> argparse.ArgumentParser:
     invite.add_argument("--token-only", action="store_true", help="print only the token")
     serve = add("serve", "Run the federation until its rounds are done.")
     serve.add_argument("--listen", metavar="HOST:PORT", help="default: all addresses, the port given to init")
+    serve.add_argument("--extractor", type=Path, metavar="FILE", help="TorchScript that makes features of images")
+    serve.add_argument("--reference", type=Path, metavar="FOLDER", help="LABEL/IMAGE: what the model is measured by")
     serve.add_argument("--verbose", action="store_true")
     for name, text in (
         ("status", "What the federation is doing, and what it waits for."),
         ("ledger", "What every round cost: one row per round, silo, segment and direction."),
+        ("quality", "What every measured round was worth: one row per model (docs/quality.md)."),
     ):
         add(name, text).add_argument("--json", action="store_true")
     for name, text in (
@@ -96,6 +99,8 @@ def _run(options: argparse.Namespace) -> int:
         print(desk.status(options.config, options.json))
     elif options.command == "ledger":
         print(desk.ledger(options.config, options.json))
+    elif options.command == "quality":
+        print(desk.quality(options.config, options.json))
     elif options.command == "sample":
         desk.sample(options.config, options.out, options.count, options.steps, options.seed, options.scale)
         print(f"{options.count} images in {options.out}")
@@ -127,7 +132,8 @@ def _serve(options: argparse.Namespace) -> int:
         signal.signal(number, lambda *_: stopping.set())
     config = load(options.config)
     folder = options.config.resolve().parent
-    federator = Federator(folder, config, options.listen or f"[::]:{site.address(folder)[1]}")
+    listen = options.listen or f"[::]:{site.address(folder)[1]}"
+    federator = Federator(folder, config, listen, options.extractor, options.reference)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: federator.stop())
     if stopping.is_set():  # the signal came while the federator was being made

@@ -32,6 +32,7 @@ from feddiff.federator.database import Database
 from feddiff.federator.enroll import EnrollmentService
 from feddiff.federator.federation import Federation
 from feddiff.federator.fold import BadUpdate
+from feddiff.federator.gauging import Gauging, check
 from feddiff.federator.initial import prepare
 from feddiff.federator.intake import Intake
 from feddiff.federator.journal import Round
@@ -78,9 +79,18 @@ def open_federation(folder: Path, config: FederationConfig) -> Federation:
 class Federator:
     """``feddiff-federator serve``. Holds the lock of its state folder while it lives."""
 
-    def __init__(self, folder: Path, config: FederationConfig, listen: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: FederationConfig,
+        listen: str,
+        extractor: Path | None = None,
+        reference: Path | None = None,
+    ) -> None:
+        check(config, extractor, reference)
         self._lock = _lock(folder)
         self.federation = open_federation(folder, config)
+        self._gauging = Gauging(self.federation, extractor, reference)
         self._publisher = Publisher(self.federation)
         self._stop = threading.Event()
         self._servers: list[grpc.Server] = []
@@ -151,9 +161,11 @@ class Federator:
         flusher = threading.Thread(target=self._flush, name="traffic")
         flusher.start()
         try:
+            self._gauging.start()
             while not self._stop.is_set():
                 if self._step(told):
                     self._farewell()
+                    self._gauging.wait(self._stop.is_set)
                     return True
             return False
         finally:
@@ -161,6 +173,7 @@ class Federator:
             for server in self._servers:
                 server.stop(grace=1.0).wait()
             flusher.join()
+            self._gauging.close()
             self._publisher.close()
             os.close(self._lock)
 
@@ -214,6 +227,7 @@ class Federator:
             return
         federation.published(versions, silos)
         log.info("round %d is published: %d updates, %d segments", current.round, len(silos), len(versions))
+        self._gauging.keep(current.round)
         federation.versions.prune(federation.current)
         for old in (federation.folder / "spool").glob("round-*"):
             shutil.rmtree(old, ignore_errors=True)  # a straggler may be writing; the next round tidies up

@@ -18,9 +18,10 @@ from feddiff.core.config import FederationConfig, load
 from feddiff.core.errors import ConfigError, FederatorUnavailable, StoreError
 from feddiff.core.segments import F32, Layout
 from feddiff.core.store import WeightsReader
+from feddiff.federator import appraisal
 from feddiff.federator.database import Database
 from feddiff.federator.federation import Federation
-from feddiff.federator.ledger import OVERHEAD
+from feddiff.federator.ledger import OVERHEAD, Ledger
 from feddiff.federator.measure import amount
 from feddiff.federator.operator import ADDRESS_FILE
 from feddiff.federator.operator import status as status_of
@@ -30,6 +31,8 @@ from feddiff.v1 import operator_pb2_grpc
 if TYPE_CHECKING:
     from feddiff.federator.report import Story
 
+GRIDS = 12
+"""Silos whose pictures the report shows."""
 _REQUESTS = {
     "status": ("GetStatus", pb.StatusRequest),
     "pause": ("Pause", pb.PauseRequest),
@@ -59,7 +62,11 @@ def status(config: Path, as_json: bool) -> str:
         reply = _ask(config, "status", {})
     except FederatorUnavailable:
         reply = status_of(opened(config), live=False)
-    return json.dumps(_plain(reply), indent=2) if as_json else _status_text(reply)
+    if as_json:
+        return json.dumps(_plain(reply), indent=2)
+    database = config.resolve().parent / "federation.db"
+    measured = appraisal.newest(list(Ledger(Database(database)).quality()))
+    return "\n".join([_status_text(reply), *([f"  quality: {measured}"] if measured else [])])
 
 
 def _ask(config: Path, command: str, fields: Mapping[str, str]) -> pb.StatusReply:
@@ -102,7 +109,7 @@ def _status_text(reply: pb.StatusReply) -> str:
     lines = [
         f"{reply.federation}: {reply.phase}, round {reply.round} of {reply.rounds}, plan {reply.policy}",
         f"  {reply.reason}",
-        *([f"  round {reply.round}, {reply.plan}"] if reply.policy == "budget" and reply.plan else []),
+        *([f"  round {reply.round}, {reply.plan}"] if reply.plan else []),
         f"  on the wire so far: {amount(reply.wire_down)} down, {amount(reply.wire_up)} up",
         f"  {'silo':<20} {'enrolled':<9} {'reachable':<10} {'planned':<8} {'training':<9} {'images':>8}  loss    doing",
     ]
@@ -142,6 +149,16 @@ def ledger(config: Path, as_json: bool) -> str:
     return "\n".join([*lines, f"{'total':<44}{total}{sum(entry.seconds for entry in entries):>9.2f}"])
 
 
+def quality(config: Path, as_json: bool) -> str:
+    """All readings: of the global model and of silos' own. A value that is not finite is null in JSON."""
+    found = list(opened(config).ledger.quality())
+    if not as_json:
+        return appraisal.text(found)
+    plain = [{"round": each.round, "of": each.of or None, **asdict(each.measured)} for each in found]
+    finite = [{**row, "value": row["value"] if math.isfinite(row["value"]) else None} for row in plain]
+    return json.dumps(finite, indent=1)
+
+
 def global_state(federation: Federation) -> dict[str, F32]:
     """The global model: parameter name to float32 array. Raises ConfigError for plans that have none."""
     config: FederationConfig = federation.config
@@ -175,6 +192,17 @@ def export(config: Path, folder: Path) -> None:
     diffusion.export(federation.config, state, folder)
 
 
+def _drawn(folder: Path) -> tuple[list[tuple[str, Path]], list[tuple[str, Path]]]:
+    """(the newest round's picture of the global model, the newest ones of silos' own), with titles."""
+    shared = [
+        (f"global model, round {int(path.stem[6:])}", path) for path in sorted(folder.glob("samples/round-*.png"))
+    ]
+    rounds = [sorted(each.glob("*.png")) for each in sorted(folder.glob("grids/round-*"))]
+    newest = next((paths for paths in reversed(rounds) if paths), [])
+    own = [(f"{path.stem}, round {int(path.parent.name[6:])}", path) for path in newest]
+    return shared[-1:], own[:GRIDS]
+
+
 def story(federation: Federation, samples: list[tuple[str, Path]]) -> Story:
     """What the report tells."""
     from feddiff.federator.report import RoundSummary, Story
@@ -197,7 +225,7 @@ def story(federation: Federation, samples: list[tuple[str, Path]]) -> Story:
         for each in federation.journal.rounds()
         if each.closed_at is not None
     ]
-    config = federation.config
+    config, (shared, own) = federation.config, _drawn(federation.folder)
     return Story(
         federation=config.name,
         policy=config.plan,
@@ -206,7 +234,9 @@ def story(federation: Federation, samples: list[tuple[str, Path]]) -> Story:
         layout=federation.layout,
         rounds=rounds,
         entries=list(federation.ledger.entries()),
-        samples=samples,
+        samples=[*samples, *shared],
+        grids=own,
+        readings=list(federation.ledger.quality()),
         codec_up="by the plan" if config.budget else config.codec.up,
         codec_down="by the plan" if config.budget else config.codec.down,
     )

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 from feddiff.core.config import FederationConfig
@@ -21,25 +21,16 @@ from feddiff.federator.database import Database
 from feddiff.federator.journal import Journal, Round
 from feddiff.federator.ledger import Entry, Ledger
 from feddiff.federator.links import Links
-from feddiff.federator.planner import Assignment, Plan, plan_round
+from feddiff.federator.planner import Assignment, Plan, Work, plan_round
 from feddiff.federator.presence import REACHABLE_S, Presence
 from feddiff.federator.purse import Purse
 from feddiff.federator.roster import Roster
 from feddiff.federator.rounds import Decision
+from feddiff.federator.sampling import sample
+from feddiff.federator.statistics import Statistics
 from feddiff.federator.versions import Versions
 
 log = logging.getLogger("feddiff.federator")
-
-
-@dataclass(frozen=True)
-class Work:
-    """A silo's part in the open round."""
-
-    round: int
-    down: tuple[Manifest, ...]
-    up: tuple[Manifest, ...]
-    start: Mapping[str, int]
-    personal: tuple[str, ...]
 
 
 class Federation:
@@ -50,6 +41,7 @@ class Federation:
         self._database = database
         self.roster, self.journal, self.ledger = Roster(database), Journal(database), Ledger(database)
         self.versions, self.links = Versions(folder, layout, config), Links(self.ledger)
+        self.statistics = Statistics(folder, config, self.journal)
         self.purse: Purse | None = None
         if config.budget is not None:
             self.purse = Purse(config, config.budget, layout, self.versions, self.ledger, self.links)
@@ -141,6 +133,12 @@ class Federation:
             return None
         return next((each for each in self.round.plan.assignments if each.silo == silo), None)
 
+    def left_out(self, silo: str) -> str:
+        """Why the open round did not take this silo, where rounds take a sample; else empty."""
+        if self.config.rounds.sampled is None or self.round is None or self.open_round() is None:
+            return ""
+        return "" if self.assignment(silo) else f"not in round {self.round.round}: {self.round.plan.reason}"
+
     def _due(self, assignment: Assignment, held: Mapping[str, int]) -> list[str]:
         """Segments that a silo may fetch: what the plan says, and what it has lost or never had.
 
@@ -224,6 +222,7 @@ class Federation:
             known = self.presence.pop(silo, None)
             for cancel in list(known.streams) if known else ():
                 cancel()
+            self.statistics.forget(silo)
             log.warning("%s is evicted: %s", silo, reason)
             self.changed.notify_all()
 
@@ -250,8 +249,10 @@ class Federation:
         number = 1 if self.round is None else self.round.round + 1
         held = {name: self.presence[name].held for name in silos}
         if self.config.plan != "budget":
-            newcomers = [name for name in silos if set(self.layout.names) - held[name].keys()]
-            return plan_round(self.config.plan, number, silos, self.layout, self.config.seed, newcomers)
+            taken = sample(self.config, number, silos, self.journal.rounds())
+            newcomers = [name for name in taken.silos if set(self.layout.names) - held[name].keys()]
+            plan = plan_round(self.config.plan, number, taken.silos, self.layout, self.config.seed, newcomers)
+            return replace(plan, reason=f"{plan.reason}; {taken.reason}")
         assert self.purse is not None
         rounds = self.journal.rounds()
         plan = self.purse.plan(number, held, self.current, rounds)
@@ -265,8 +266,9 @@ class Federation:
         with self.changed:
             silos = [name for name in silos if name in self.presence]  # one may have been evicted this very moment
             plan = self.forecast(silos)
-            samples = {silo.name: silo.samples for silo in self.roster.silos() if silo.name in silos}
-            self.journal.open(plan, samples, time.time(), reason)
+            taken = {each.silo for each in plan.assignments}
+            weights = {silo.name: silo.samples for silo in self.roster.silos() if silo.name in taken}
+            self.journal.open(plan, weights, time.time(), reason)
             self.round = self.journal.last()
             self.committed = set()
             self._restart_clock()

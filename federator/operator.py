@@ -76,6 +76,7 @@ def status(federation: Federation, live: bool) -> pb.StatusReply:
             losses = [by[silo.name]["loss"] for by in metrics.values() if "loss" in by.get(silo.name, {})]
             down, up = (federation.links.rate(silo.name, way) for way in ("down", "up"))
             rejected = federation.journal.rejections(current.round) if current else {}
+            left_out = silo.name in reachable and federation.left_out(silo.name)
             silos.append(
                 pb.SiloStatus(
                     name=silo.name,
@@ -91,7 +92,7 @@ def status(federation: Federation, live: bool) -> pb.StatusReply:
                     silent_s=now - known.heard_at if known else math.nan,
                     committed=silo.name in federation.committed,
                     up=planned.get(silo.name, ()),
-                    note=silo.evicted or rejected.get(silo.name, ""),
+                    note=silo.evicted or rejected.get(silo.name, "") or ("not sampled" if left_out else ""),
                     plan=assigned[silo.name].reason if silo.name in assigned else "",
                     down_mbit=down.mbit_s if down else 0.0,
                     up_mbit=up.mbit_s if up else 0.0,

@@ -29,6 +29,7 @@ from pydantic import TypeAdapter, ValidationError
 from feddiff.core.config import Fixed, Policy
 from feddiff.core.errors import StoreError
 from feddiff.core.segments import PARTS, Layout, Part
+from feddiff.core.spool import Manifest
 from feddiff.federator.measure import amount
 
 _SHARED: Mapping[Fixed, tuple[Part, ...]] = {
@@ -103,6 +104,17 @@ class Assignment:
     def targets(self, current: Mapping[str, int]) -> dict[str, int]:
         """The version of each segment that comes down."""
         return {name: current[name] - self.short.get(name, 0) for name in self.down}
+
+
+@dataclass(frozen=True)
+class Work:
+    """An assignment as the silo is told it, in transfers. ``start``: the versions that training starts from."""
+
+    round: int
+    down: tuple[Manifest, ...]
+    up: tuple[Manifest, ...]
+    start: Mapping[str, int]
+    personal: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from feddiff.core.errors import StoreError
 from feddiff.core.segments import Layout
 from feddiff.core.store import write_atomic
 from feddiff.federator import charts, page, tables
+from feddiff.federator.appraisal import curves, newest, rows, table
 from feddiff.federator.cost import Cost, costs
-from feddiff.federator.ledger import OVERHEAD, Entry
+from feddiff.federator.ledger import OVERHEAD, Entry, Reading
 from feddiff.federator.measure import amount, duration, mean, ratio, span
 
 if TYPE_CHECKING:
@@ -64,6 +65,10 @@ class Story:
     """Pictures of what the model draws, PNG, with their titles."""
     codec_up: str
     codec_down: str
+    grids: Sequence[tuple[str, Path]] = ()
+    """The same of silos' own models, which come from the silos."""
+    readings: Sequence[Reading] = ()
+    """What was measured, in order of rounds."""
 
     @property
     def silos(self) -> tuple[str, ...]:
@@ -98,7 +103,7 @@ class Story:
 
 
 def summary(story: Story) -> str:
-    """The report in five lines of text."""
+    """The report in five lines of text, and one about quality if that was measured."""
     total, full = Cost.of(story.entries), story.full()
     return "\n".join(
         (
@@ -108,6 +113,7 @@ def summary(story: Story) -> str:
             f" {amount(total.retransmitted)} retransmitted",
             f"raw fp32 exchange of the whole model: {amount(full)}, {ratio(full, total.wire)} the wire",
             f"mean training loss: {story.loss}",
+            *([f"quality: {measured}"] if (measured := newest(story.readings)) else []),
         )
     )
 
@@ -143,6 +149,7 @@ def write(story: Story, folder: Path) -> Path:
                 wide=True,
             ),
         ),
+        *_quality(story),
         page.heading("By round"),
         tables.by_round(story),
         page.heading("By segment"),
@@ -180,13 +187,35 @@ def _figures(story: Story) -> str:
 
 def _samples(story: Story) -> str:
     given = [("samples", story.samples)] if isinstance(story.samples, Path) else list(story.samples)
-    if not given:
-        return ""
     try:
         pairs = [(title, path.read_bytes()) for title, path in given]
+        own = [(title, path.read_bytes()) for title, path in story.grids]
     except OSError as error:
         raise StoreError(f"the samples cannot be read: {error}") from None
-    return page.heading("Drawn by the model") + page.pictures(pairs)
+    own = [(title, data) for title, data in own if data.startswith(page.PNG) and len(data) >= 24]  # a silo sent it
+    shown = (("Drawn by the model", pairs), ("Drawn by the silos' own models", own))
+    return "".join(page.heading(title) + page.pictures(these) for title, these in shown if these)
+
+
+def _quality(story: Story) -> tuple[str, ...]:
+    """What was measured, and against which bytes; nothing if nothing was."""
+    if not story.readings:
+        return ()
+    sums = costs(story.entries, lambda e: e.round)
+    sent = dict(zip(story.numbers, accumulate(sums.get(n, Cost()).wire for n in story.numbers), strict=True))
+    shown, alone = rows(story.readings, together=True), rows(story.readings)
+    shared, means = ([row for row in shown if bool(row.silos) is silos] for silos in (False, True))
+    figure = charts.quality(
+        curves(shared), curves(means), curves([row for row in alone if row.model != "global"]), sent
+    )
+    head, lines, notes = table(shown)
+    caption = "Fréchet distance of features; lower is better. Curves that are not comparable are not joined."
+    return (
+        page.heading("Quality by round"),
+        page.cards(page.chart(charts.svg(figure, "quality"), "FID by round, and by bytes", caption, wide=True)),
+        page.table(head, lines),
+        *map(page.note, notes),
+    )
 
 
 def _wire(story: Story) -> Figure:

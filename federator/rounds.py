@@ -44,7 +44,7 @@ class View:
     reachable: frozenset[str]
     """Silos heard from lately that may be planned."""
     expected: frozenset[str] = frozenset()
-    """Silos that the next round should not start without: those whose updates made the last one."""
+    """Silos whose updates made the last round; one that takes all who are here should not start without them."""
     planned: Mapping[str, Planned] = field(default_factory=dict)
     quorum_since: float | None = None
     paused: bool = False
@@ -55,7 +55,8 @@ class View:
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do now, and why. ``silos``: whom to plan (open) or whose updates to average (fold)."""
+    """What to do now, and why. ``silos``: who is here (open), of whom the round takes all or a sample; or whose updates
+    to average (fold)."""
 
     action: Action
     reason: str
@@ -82,7 +83,9 @@ def _waiting(now: float, view: View, rules: RoundsConfig) -> Decision:
         if len(silos) < rules.participants:
             return Decision("wait", f"round 1 starts with {rules.participants} silos; {_named(silos)}")
         return Decision("open", f"{len(silos)} silos are here", silos)
-    missing = view.expected - view.reachable
+    # A sample can do without any silo that it might have taken, as long as there are enough others.
+    enough = rules.sampled is not None and len(silos) >= rules.sampled
+    missing = frozenset() if enough else view.expected - view.reachable
     if len(silos) < rules.needed:
         return Decision("wait", f"round {view.round} needs {rules.needed} silos; {_named(silos)}")
     if missing and now - view.since < rules.grace:

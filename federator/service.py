@@ -15,11 +15,13 @@ import grpc
 from feddiff.core import wire
 from feddiff.core.errors import ProtocolError, StoreError
 from feddiff.core.transfer import Chunk, Commit, Receiver, Sender, batches
+from feddiff.federator import testimony
 from feddiff.federator.federation import Federation
 from feddiff.federator.gate import Gate, Passage
 from feddiff.federator.intake import Intake
 from feddiff.federator.ledger import OVERHEAD, Direction, Entry
 from feddiff.federator.purse import afford
+from feddiff.federator.testimony import plain
 from feddiff.federator.traffic import Traffic
 from feddiff.v1 import federation_pb2 as pb
 from feddiff.v1 import federation_pb2_grpc, transfer_pb2
@@ -58,10 +60,10 @@ class FederationService(federation_pb2_grpc.FederationServicer):
             self._federation.join(
                 silo,
                 request.samples,
-                {_plain(label, 64): count for label, count in request.labels.items()},
+                {plain(label, 64): count for label, count in request.labels.items()},
                 self._held(silo, request.held),
-                _plain(request.device, 200),
-                _plain(request.software, 60),
+                plain(request.device, 200),
+                plain(request.software, 60),
             )
         config = self._federation.config
         reply = pb.JoinReply(
@@ -72,6 +74,7 @@ class FederationService(federation_pb2_grpc.FederationServicer):
             config_digest=config.digest,
             layout_digest=self._federation.layout.digest,
             initial_digest=self._federation.journal.fact("initial") or "",
+            statistics=self._federation.statistics.known(silo, request.samples),
         )
         context.set_compression(grpc.Compression.Gzip)
         return self._counted(silo, request, reply)
@@ -99,7 +102,8 @@ class FederationService(federation_pb2_grpc.FederationServicer):
             return pb.Task(id="finished", reason=reason, finished=pb.Finished(rounds=rounds))
         work = federation.work(silo)
         if work is None:
-            return pb.Task(id="wait", reason=federation.decision.reason, wait=pb.Wait())
+            reason = federation.left_out(silo) or federation.decision.reason
+            return pb.Task(id="wait", reason=reason, wait=pb.Wait())
         return pb.Task(
             id=f"round-{work.round}",
             reason=federation.decision.reason,
@@ -203,12 +207,40 @@ class FederationService(federation_pb2_grpc.FederationServicer):
         silo = self._silo(context)
         if len(request.metrics) > MAX_METRICS:
             raise ProtocolError(f"{len(request.metrics)} metrics; at most {MAX_METRICS}")
-        metrics = {_plain(name, 64): value for name, value in request.metrics.items()}
+        metrics = {plain(name, 64): value for name, value in request.metrics.items()}
         wanted = self._federation.report(
-            silo, request.round, _plain(request.phase, 40), request.step, request.steps, metrics
+            silo, request.round, plain(request.phase, 40), request.step, request.steps, metrics
         )
         reply = pb.ReportReply(abandon=not wanted, reason="" if wanted else self._federation.decision.reason)
         return self._counted(silo, request, reply)
+
+    def Measure(self, request: pb.MeasureRequest, context: grpc.ServicerContext) -> pb.MeasureReply:  # noqa: N802
+        silo = self._silo(context)
+        testimony.keep(self._federation, silo, request.round, wire.measured_from(request.numbers), request.grid)
+        return self._counted(silo, request, pb.MeasureReply())
+
+    def Contribute(  # noqa: N802
+        self, requests: Iterator[pb.ContributeRequest], context: grpc.ServicerContext
+    ) -> pb.ContributeReply:
+        silo = self._silo(context)
+        self._cuttable(silo, context)
+        first = next(requests, None)
+        if first is None or not first.HasField("offer"):
+            raise ProtocolError("statistics begin with their offer")
+
+        def pieces() -> Iterator[bytes]:
+            for message in requests:
+                if not message.piece:
+                    raise ProtocolError("a piece of statistics was due, and came empty")
+                self._federation.hear(silo)
+                self._counted(silo, message, pb.ContributeReply())
+                yield message.piece
+
+        samples = self._federation.roster.get(silo).samples
+        self._federation.statistics.receive(silo, samples, first.offer.size, first.offer.digest, pieces())
+        if silo in self._federation.evicted:  # while it was looked at
+            self._federation.statistics.forget(silo)
+        return self._counted(silo, first, pb.ContributeReply())
 
     def _cuttable(self, silo: str, context: grpc.ServicerContext) -> None:
         """Let an eviction end this call, wherever it waits."""
@@ -249,8 +281,3 @@ class FederationService(federation_pb2_grpc.FederationServicer):
         for direction, size in sizes:
             self._traffic.add(Entry(number, silo, OVERHEAD, direction, wire=wire.framed(size)))
         return reply
-
-
-def _plain(text: str, length: int) -> str:
-    """What a silo says of itself, fit for a log line and a terminal."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:length])

@@ -40,9 +40,16 @@ down = "fp32"
 [rounds]
 count = 10
 participants = 2           # the first round waits for this many silos
-# quorum = 2               # a round needs this many updates (default: participants)
+# sampled = 2              # each round takes so many of the silos that are here, by turns (default: all)
+# quorum = 2               # a round needs this many updates (default: sampled, or participants)
 grace = 300                # seconds for stragglers once the quorum is in
 deadline = 900             # seconds without progress after which a silo is no longer waited for
+
+# [quality]                # measure the models while they train (docs/quality.md)
+# extractor = "…"          # SHA-256 of the TorchScript file that makes features: serve --extractor FILE
+# every = 5                # rounds; the last one always
+# samples = 1000
+# reference = "held"       # held: images of your own, serve --reference FOLDER | federated: moments of all silos'
 """
 
 

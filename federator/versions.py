@@ -228,6 +228,11 @@ class Versions:
                     digest.update(reader.read(segment.name, start, count).data)
         return digest.hexdigest()
 
+    def keep(self, current: Mapping[str, int], folder: Path) -> None:
+        """Hard links ``folder/SEGMENT.safetensors`` to these versions: they outlive ``prune``."""
+        for segment, version in current.items():
+            (folder / f"{segment}.safetensors").hardlink_to(self.weights(segment, version))
+
     def prune(self, current: Mapping[str, int]) -> None:
         """Delete versions older than ``keep_versions`` and the transfers to them; the current one always stays.
 

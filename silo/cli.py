@@ -22,6 +22,12 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("--data", type=Path, metavar="FOLDER", help="images; sub-folders are class labels")
     root.add_argument("--federator", metavar="HOST:PORT", help="where the federator is")
     root.add_argument("--join", metavar="TOKEN", help="the invitation; needed the first time only")
+    root.add_argument(
+        "--extractor",
+        type=Path,
+        metavar="FILE.pt",
+        help="consent to measure this silo's model on its images, with this network, and to tell the numbers",
+    )
     root.add_argument("--verbose", action="store_true")
     state = argparse.ArgumentParser(add_help=False)
     for each in (root, state):
@@ -149,7 +155,7 @@ def _take_part(options: argparse.Namespace) -> int:
 
     display = Display()
     client = Client(options.federator, folder)
-    silo = Silo(name, local, client, lambda config: ImageLearner(config, options.data), display)
+    silo = Silo(name, local, client, lambda config: ImageLearner(config, options.data, options.extractor), display)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: silo.stop())
     if stopping.is_set():  # the signal came while the silo was being made

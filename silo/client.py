@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +17,7 @@ from feddiff.core import trust, wire
 from feddiff.core.errors import FedDiffError, FederatorUnavailable, ProtocolError
 from feddiff.core.identity import load_certificate
 from feddiff.core.transfer import Chunk, Commit, Receiver, Sender, Standing, batches
+from feddiff.silo.readings import Reading
 from feddiff.silo.session import Held, RoundWork, Task
 from feddiff.v1 import federation_pb2 as pb
 from feddiff.v1 import federation_pb2_grpc, transfer_pb2
@@ -25,14 +27,17 @@ REPORT_S = 5.0
 """A report is told from inside the training, which must not wait for a federator that hangs."""
 ANSWER_S = 30.0
 """How long a small question may take. Streams have no such limit: keepalive tells a dead link from a slow one."""
+GRID_S = 120.0
+"""And one with a grid of samples."""
 
 
 @dataclass(frozen=True)
 class Welcome:
-    """The federation's rules, as canonical JSON, and the digest of its initial weights."""
+    """The federation's rules, as canonical JSON, the digests of its initial weights and of this silo's statistics."""
 
     rules: bytes
     initial_digest: str
+    statistics: str
 
 
 class Client:
@@ -74,7 +79,7 @@ class Client:
             layout_digest=layout_digest,
         )
         reply = self._ask(self._stub.Join, request, ANSWER_S)
-        return Welcome(reply.config, reply.initial_digest)
+        return Welcome(reply.config, reply.initial_digest, reply.statistics)
 
     def task(self, known: str, held: Mapping[str, Held]) -> Task:
         """What to do; waits up to ``PATIENCE_S`` while it is still ``known``.
@@ -158,6 +163,22 @@ class Client:
         request = pb.ReportRequest(round=round, phase=phase, step=step, steps=steps, metrics=dict(metrics or {}))
         return not self._ask(self._stub.Report, request, REPORT_S).abandon
 
+    def measure(self, round: int, reading: Reading) -> None:
+        """Tell how good the silo's own model of a round is."""
+        request = pb.MeasureRequest(round=round, numbers=wire.measured_to(reading.numbers), grid=reading.grid)
+        self._ask(self._stub.Measure, request, GRID_S)
+
+    def contribute(self, data: bytes) -> None:
+        """Send the moments of the features of the silo's images."""
+
+        def requests() -> Iterator[pb.ContributeRequest]:
+            offer = pb.ContributeRequest.Offer(size=len(data), digest=hashlib.sha256(data).hexdigest())
+            yield pb.ContributeRequest(offer=offer)
+            for start in range(0, len(data), wire.PIECE_BYTES):
+                yield pb.ContributeRequest(piece=data[start : start + wire.PIECE_BYTES])
+
+        self._ask(self._stub.Contribute, requests(), None)
+
     def stop(self) -> None:
         """End whatever is under way; it raises FederatorUnavailable. Safe from any thread and signal handler."""
         self._stopped.set()
@@ -168,7 +189,7 @@ class Client:
     def close(self) -> None:
         self._channel.close()
 
-    def _ask(self, method: Any, request: Any, timeout: float) -> Any:
+    def _ask(self, method: Any, request: Any, timeout: float | None) -> Any:
         self._check_stopped()
         # Names of segments and transfers repeat themselves; weights, which do not, go by streams.
         self._running = call = method.future(request, timeout=timeout, compression=grpc.Compression.Gzip)

@@ -10,7 +10,6 @@ import contextlib
 import logging
 import random
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -25,12 +24,12 @@ from feddiff.silo.client import Client
 from feddiff.silo.display import Display
 from feddiff.silo.learner import Learner, training_seed
 from feddiff.silo.local import Local
+from feddiff.silo.pulse import Pulse
 from feddiff.silo.session import RoundWork, Step, Task, next_step
+from feddiff.silo.witness import Witness
 
 FIRST_WAIT_S = 1.0
 LONGEST_WAIT_S = 60.0
-REPORT_SHARE = 0.1
-"""Between two reports of a training this share of the time since its beginning goes by."""
 LONGEST_REPORT_WAIT_S = 30.0
 
 log = logging.getLogger("feddiff.silo")
@@ -50,6 +49,7 @@ class Silo:
         self.name, self._local, self._client, self._display = name, local, client, display
         self._make_learner = make_learner
         self._learner: Learner | None = None
+        self._witness: Witness | None = None
         self._feedback, self._report_wait = True, LONGEST_REPORT_WAIT_S
         self._stopping = threading.Event()
         self._failures = 0
@@ -97,26 +97,40 @@ class Silo:
         self._report_wait = min(LONGEST_REPORT_WAIT_S, config.rounds.deadline / 4)
         if self._learner is None:
             self._learner = self._make_learner(config)
-        learner = self._learner
+            if self._learner.gauge is not None:
+                self._witness = Witness(self._learner.gauge, local, self._client)
+        learner, statistics = self._learner, b""
+        if self._witness is not None and config.wants_statistics:
+            # Before the silo is there: a round would wait for it.
+            self._display.begin("features of the images", 1)
+            statistics = self._witness.statistics(self._show)
+            self._display.end()
         if config.initial == "seed" and not local.held():
             made = learner.initial()
             if local.keep_initial(made, welcome.initial_digest):
                 log.info("the initial model is made here from the seed, bit for bit the federator's")
             else:
                 log.warning("the initial model made here is not the federator's: it is fetched")
-        self._client.join(learner.samples, learner.labels, local.held(), learner.device, learner.layout_digest)
+        welcome = self._client.join(
+            learner.samples, learner.labels, local.held(), learner.device, learner.layout_digest
+        )
+        if self._witness is not None:
+            self._witness.contribute(statistics, welcome.statistics)
         log.info("%s is in %s with %d images (%s)", self.name, config.name, learner.samples, learner.device)
 
     def _do(self, task: Task, work: RoundWork) -> bool:
         """All steps of a round, from wherever the disk says we are. False if the round lost interest."""
         self._local.tidy(work)
         while not self._stopping.is_set():
-            step = next_step(task, self._local.progress())
+            step = next_step(task, self._local.progress(), self._due)
             log.debug("%s: %s", step.action, step.reason)
             if step.action == "fetch":
                 self._fetch(work, step)
             elif step.action == "train":
                 if not self._train(work):
+                    return False
+            elif step.action == "measure":
+                if not self._measure(work):
                     return False
             elif step.action == "wait":
                 return True
@@ -166,21 +180,10 @@ class Silo:
         assert self._learner is not None
         console.give_back()
         self._display.begin(f"round {work.round} training", 1)
-        wanted, began = True, time.monotonic()
-        silent_until = began
+        pulse = self._pulse(work, "training")
 
         def told(step: int, steps: int, loss: float, speed: float) -> bool:
-            nonlocal wanted, silent_until
-            self._display.at(step / max(steps, 1), f"loss {loss:.4f}, {speed:.0f} images/s")
-            if (now := time.monotonic()) >= silent_until:
-                # Each costs half a kilobyte: a training of hours needs no more of them than one of minutes.
-                silent_until = now + min((now - began) * REPORT_SHARE, self._report_wait)
-                try:
-                    wanted = self._client.report(work.round, "training", step, steps, {"loss": loss})
-                except FederatorUnavailable:
-                    # The training goes on: the federator will be back, or the round will be over.
-                    silent_until = now + self._report_wait
-            return wanted and not self._stopping.is_set()
+            return pulse(step, steps, f"loss {loss:.4f}, {speed:.0f} images/s", {"loss": loss})
 
         learned = self._learner.learn(
             self._local.start(work),
@@ -191,7 +194,7 @@ class Silo:
         )
         self._display.end()
         if learned is None:
-            if not wanted:
+            if not pulse.wanted:
                 log.warning("round %d went on without this silo; its training is dropped", work.round)
             return False
         for segment, vector in learned.weights.items():
@@ -202,6 +205,26 @@ class Silo:
         self._local.checkpoint.unlink(missing_ok=True)
         log.info("round %d trained: loss %.4f", work.round, learned.metrics.get("loss", float("nan")))
         return True
+
+    def _measure(self, work: RoundWork) -> bool:
+        """How good the trained model is. False if the round is over meanwhile, or the silo is stopping."""
+        assert self._witness is not None
+        self._display.begin(f"round {work.round} measuring", 1)
+        pulse = self._pulse(work, "measuring")
+        try:
+            return self._witness.measure(work.round, training_seed(work.seed, work.round, self.name), pulse)
+        finally:
+            self._display.end()
+
+    def _due(self, round: int) -> bool:
+        return self._witness is not None and self._witness.due(round)
+
+    def _pulse(self, work: RoundWork, phase: str) -> Pulse:
+        return Pulse(self._client, self._display, work.round, phase, self._report_wait, self._stopping.is_set)
+
+    def _show(self, step: int, steps: int, note: str) -> bool:
+        self._display.at(step / max(steps, 1), note)
+        return not self._stopping.is_set()
 
     def _submit(self, work: RoundWork) -> bool:
         metrics = self._local.trained.metrics()

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from feddiff.core.config import FederationConfig
 from feddiff.core.segments import F32, Layout
+from feddiff.silo.gauge import Gauge, open_extractor
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,10 @@ class Learner(Protocol):
     def device(self) -> str: ...
     @property
     def layout_digest(self) -> str: ...
+    @property
+    def gauge(self) -> Gauge | None:
+        """What measures its models; None if nothing is to be measured here."""
+        ...
 
     def initial(self) -> Mapping[str, F32]:
         """The model of the federation's seed, by segment in layout order."""
@@ -53,13 +58,18 @@ class Learner(Protocol):
 
 
 class ImageLearner:
-    """Trains the federation's UNet on a folder of images. Raises DataError if there are none."""
+    """Trains the federation's UNet on a folder of images, and measures it with the extractor of this file, if any.
 
-    def __init__(self, config: FederationConfig, folder: Path) -> None:
-        from feddiff.silo.data import read_images
+    Raises DataError if there are no images, ConfigError for another extractor than the rules name.
+    """
+
+    def __init__(self, config: FederationConfig, folder: Path, extractor: Path | None = None) -> None:
+        from feddiff.core.images import read_images
 
         self.config = config
+        network = open_extractor(config, extractor)
         self.images = read_images(folder, config)
+        self.gauge = None if network is None else Gauge(config, self.images, network)
         self.samples = len(self.images.pixels)
         self.labels = self.images.counts
 

@@ -6,6 +6,7 @@
     checkpoint.safetensors                inside a round's training
     lost/decoder.0@3.safetensors          what encoding this segment in round 3 lost, if the codec loses anything
     inbox/ outbox/                        transfers
+    measured.json measured.png features/  the quality of the last trained model, and what it is measured with
 
 Each file appears by one rename, so a kill at any moment leaves the state before or after, never between.
 """
@@ -28,6 +29,7 @@ from feddiff.core.feedback import encode as feedback_encode
 from feddiff.core.segments import F32
 from feddiff.core.spool import Manifest, Spool, Transfer, checksum, committed
 from feddiff.core.store import WeightsReader, WeightsWriter, save, write_atomic
+from feddiff.silo.readings import Readings
 from feddiff.silo.session import Held, Progress, RoundWork
 from feddiff.silo.trained import Trained
 
@@ -37,7 +39,7 @@ class Local:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.trained = Trained(folder)
+        self.trained, self.readings = Trained(folder), Readings(folder)
         try:
             ours = not folder.exists() or any((folder / name).exists() for name in ("lock", "key.pem", "identity.json"))
             if not ours and any(folder.iterdir()):
@@ -78,7 +80,7 @@ class Local:
 
     def progress(self) -> Progress:
         """What is safe on this disk."""
-        return Progress(self.held(), self.trained.round)
+        return Progress(self.held(), self.trained.round, self.readings.round)
 
     def held(self) -> dict[str, Held]:
         """The newest held version of each segment."""

@@ -1,6 +1,6 @@
 """What a silo does next: a pure function of its task and of what lies on its disk.
 
-    wait ─► fetch ─► train ─► submit ─► wait … finish
+    wait ─► fetch ─► train ─► measure, if due ─► submit ─► wait … finish
 
 Nothing remembers "where we were": after any crash the same question gives the same answer, so finished work is
 neither trained nor sent twice.
@@ -8,13 +8,13 @@ neither trained nor sent twice.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from feddiff.core.spool import Manifest
 
-Action = Literal["wait", "fetch", "train", "submit", "finish"]
+Action = Literal["wait", "fetch", "train", "measure", "submit", "finish"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ class Progress:
     held: Mapping[str, Held] = field(default_factory=dict)
     trained: int | None = None
     """The newest round whose training is done."""
+    measured: int | None = None
+    """The newest round with whose measurement nothing more is to be done."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,8 @@ class Step:
     manifests: tuple[Manifest, ...] = ()
 
 
-def next_step(task: Task, progress: Progress) -> Step:
-    """The next step of a silo."""
+def next_step(task: Task, progress: Progress, due: Callable[[int], bool] = lambda _: False) -> Step:
+    """The next step of a silo. ``due``: whether its model is measured after a round."""
     if task.finished:
         return Step("finish", task.reason)
     work = task.work
@@ -84,6 +86,8 @@ def next_step(task: Task, progress: Progress) -> Step:
         return Step("wait", f"round {work.round} wants nothing of this silo")
     if progress.trained != work.round:
         return Step("train", f"round {work.round} is not trained yet")
+    if due(work.round) and progress.measured != work.round:
+        return Step("measure", f"round {work.round} is trained and not measured yet")
     return Step("submit", f"round {work.round} is trained", work.up)
 
 

@@ -27,9 +27,9 @@ from torch import Tensor, nn
 from feddiff.core.config import FederationConfig
 from feddiff.core.diffusion import build, load_state, read_state, scheduler
 from feddiff.core.errors import DataError, NotFinite, StoreError
+from feddiff.core.images import Images
 from feddiff.core.segments import F32
 from feddiff.core.store import WeightsReader, WeightsWriter
-from feddiff.silo.data import Images
 
 REPORT_EVERY = 1.0
 """Seconds between two reports within an epoch."""

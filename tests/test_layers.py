@@ -39,6 +39,7 @@ PURE = {
     "federator/budget.py",
     "federator/planner.py",
     "federator/rounds.py",
+    "federator/sampling.py",
     "silo/session.py",
 }
 HEAVY = {"torch", "diffusers", "sklearn", "matplotlib"}

@@ -39,7 +39,7 @@ class TestCommand:
             cli.main(["--help"])
         assert ended.value.code == 0
         told = capsys.readouterr().out
-        for word in ("feddiff-bench", "partition", "run", "report", "exit codes:", "1 some cells failed"):
+        for word in ("feddiff-bench", "partition", "run", "report", "compare", "exit codes:", "1 some cells failed"):
             assert word in told
 
     @pytest.mark.parametrize("asked", [[], ["walk"], ["run"], ["partition", "--data", "x"]])
@@ -148,7 +148,7 @@ class TestReport:
         ]
         assert failed == "failed: bad: The images cannot be used: none"
         assert waiting == "1 of 4 cells are not run yet"
-        assert written == [str(finished / "results.csv"), str(finished / "results.json")]
+        assert written[:3] == [str(finished / name) for name in ("results.csv", "results.json", "report.html")]
 
     def test_csv_has_a_row_for_each_cell_and_json_the_results(self, finished: Path, tmp_path: Path) -> None:
         assert cli.main(["report", str(finished), "--out", str(tmp_path / "there")]) == 0
@@ -159,6 +159,38 @@ class TestReport:
         ]
         results = json.loads((tmp_path / "there" / "results.json").read_text())
         assert results == [entry.result for entry in table.read(finished) if entry.result]
+
+    def test_quality_stands_with_what_it_was_measured_by(self, finished: Path) -> None:
+        def measured(key: str, seed: int, fid: float | None, digest: str, samples: int = 1000) -> None:
+            found = outcome(key, seed, 0.1, 1)
+            numbers = {("fid", "test"): fid, ("fid", "training"): 2.5, ("precision", "test"): 0.75}
+            basis = {"extractor": "convnet", "digest": digest, "samples": samples}
+            found["quality"] |= {
+                "sampler": "ddim",
+                "steps": 50,
+                "metrics": [{"metric": m, "against": a, "value": v, **basis} for (m, a), v in numbers.items()],
+                "personalisation": {"api": 1.5, "mpi": 2.5, "pui": 50.0},
+            }
+            (finished / "cells" / f"{key}.json").write_text(json.dumps(found))
+
+        measured("one", 0, 3.0, "ab" * 32)
+        measured("two", 1, 5.0, "ab" * 32)
+        head, row, *rest = table.text(table.read(finished)).splitlines()
+        assert head.split()[-4:] == ["FID", "precision", "recall", "of"]
+        assert row.split()[-6:] == ["4.00", "±1.41", "0.750", "±0.000", "–", "global"]
+        assert rest[0].split(": ")[1] == "extractor convnet, SHA-256 abababababab, 1000 samples (ddim, 50 steps)"
+        csv_, _ = table.write(table.read(finished), finished)
+        first, _ = csv.DictReader(csv_.open())
+        assert (first["fid_test"], first["fid_training"], first["kid_test"], first["mpi"]) == ("3.0", "2.5", "", "2.5")
+        assert (first["extractor"], first["extractor_digest"]) == ("convnet", "ab" * 32)
+        assert (first["samples"], first["sampler"], first["sampling_steps"]) == ("1000", "ddim", "50")
+        # What cannot be compared is not in one mean, and does not look alike.
+        measured("two", 1, None, "cd" * 32, 500)
+        _, row, other, told, marked, *_ = table.text(table.read(finished)).splitlines()
+        assert row.split()[-4:] == ["3.00", "0.750", "–", "global"]
+        assert other.split()[-5:] == ["–", "0.750", "–", "global", "*"]
+        assert "abababababab, 1000 samples" in told
+        assert marked == "*: extractor convnet, SHA-256 cdcdcdcdcdcd, 500 samples (ddim, 50 steps)"
 
     def test_no_number_is_told_as_none(self, finished: Path) -> None:
         for key in ("one", "two"):

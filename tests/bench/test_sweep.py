@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from feddiff.bench import cli, dataset, result, sweep, table
 from feddiff.bench.cell import Cell, toml
@@ -69,10 +71,24 @@ class TestFile:
             ("[federation]\npreset = 'digits-8'\n[grid]\nsplit = ['dirichlet']\nbeta = [0]", "beta"),
             ("[federation]\npreset = 'digits-8'\n[grid]\nsilos = [0]", "grid.silos"),
             ("[federation]\npreset = 'digits-8'\n[grid]\nseed = [true]", "grid.seed"),
-            ("[federation]\npreset = 'digits-8'\n[grid]\nparticipants = [10]", "cannot sample silos yet"),
+            (
+                "[federation]\npreset = 'digits-8'\n[grid]\nparticipants = [10]",
+                "sampled 10 is more than participants 2",
+            ),
             ("[federation]\npreset = 'digits-8'\n[grid]\nsplit = ['folders', 'iid']", "folders"),
             ("[federation]\npreset = 'digits-8'\n[grid]\nsplit = ['folders']\nsilos = [3]", "folders"),
             ("[federation]\npreset = 'digits-8'\n[data]\nheld_out = 1", "data.held_out"),
+            ("[federation]\npreset = 'digits-8'\n[quality]\nsamples = 9", "'quality.extractor' is missing"),
+            (
+                "[federation]\npreset = 'digits-8'\n[quality]\nextractor = 'a'\nsample = 9",
+                "known here: extractor, kind",
+            ),
+            ("[federation]\npreset = 'digits-8'\n[quality]\nextractor = 'none.pt'", "none.pt: No such file"),
+            (
+                "[federation]\npreset = 'digits-8'\n[quality]\nextractor = 'convnet'\nkind = 'inception'",
+                "a convnet is none",
+            ),
+            ("[federation]\npreset = 'digits-8'\n[federation.quality]\nextractor = 'a'", "give [quality] instead"),
             ("passes = 4\n[federation]\npreset = 'digits-8'\n[federation.rounds]\ncount = 3", "passes"),
             ("passes = 4\n[federation]\npreset = 'digits-8'\n[federation.training]\nsteps = 3", "passes"),
         ],
@@ -120,11 +136,32 @@ class TestCells:
         assert (thrifty.config.training.epochs, thrifty.config.rounds.count) == (10, 2)
         assert (plain.config.codec.up, thrifty.config.codec.up) == ("fp32", "int2")
 
+    def test_participants_are_those_that_a_round_takes(self, tmp_path: Path) -> None:
+        text = TINY.replace("silos = [2]", "silos = [10]\nparticipants = [5, 10]")
+        five, ten = cells(tmp_path, text)
+        assert (five.config.rounds.sampled, five.config.rounds.participants, five.silos) == (5, 10, 10)
+        assert [each.settings["sampled"] for each in (five, ten)] == [5, 10]
+        assert five.key != ten.key
+        assert "K=10 5 sampled" in str(five)
+        assert "K10-5" in five.key
+        assert cells(tmp_path, TINY)[0].settings["sampled"] is None
+
+    def test_passes_are_over_all_images_also_where_a_round_takes_a_part(self, tmp_path: Path) -> None:
+        text = TINY.replace("steps = 2\nbatch", "epochs = 2\nbatch").replace("count = 1\n", "")
+        text = "passes = 12\n" + text.replace("silos = [2]", "silos = [6]\nparticipants = [2, 6]")
+        assert [each.config.rounds.count for each in cells(tmp_path, text)] == [18, 6]
+        for each in cells(tmp_path, text.replace("baselines = []\n", "")):
+            if each.kind != "federated":
+                assert each.config.training.epochs == 12
+
     def test_the_file_of_a_cell_is_its_federation(self, tmp_path: Path) -> None:
         from feddiff.core.config import from_table
 
         (cell,) = cells(tmp_path, TINY)
-        assert from_table(tomllib.loads(cell.rules), "here").digest == cell.config.digest
+        assert from_table(tomllib.loads(cell.rules()), "here").digest == cell.config.digest
+        measuring = from_table(tomllib.loads(cell.rules({"extractor": "a" * 64, "samples": 5})), "here")
+        assert measuring.quality is not None
+        assert measuring.quality.samples == 5
         assert cell.config.rounds.participants == cell.silos == 2
 
     @pytest.mark.parametrize(
@@ -135,11 +172,21 @@ class TestCells:
             ("count = 10", "count = 20"),
             ("[grid]", '[grid]\nsplit = ["quantity"]'),
             ("images = 60", "images = 60\nleast = 2"),
+            ("[grid]", '[quality]\nextractor = "convnet"\n[grid]'),
+            ("[grid]", '[quality]\nextractor = "own.pt"\n[grid]'),
         ],
     )
     def test_what_decides_the_outcome_decides_the_key(self, change: tuple[str, str], tmp_path: Path) -> None:
+        (tmp_path / "own.pt").write_bytes(b"network")
         (one,), (other,) = cells(tmp_path, TINY), cells(tmp_path, TINY.replace(*change))
         assert one.key != other.key
+
+    @pytest.mark.parametrize("change", ["samples = 5", "every = 2", "copies = false", "steps = 7", "personal = true"])
+    def test_how_quality_is_measured_decides_it_too(self, change: str, tmp_path: Path) -> None:
+        text = TINY.replace("[grid]", '[quality]\nextractor = "convnet"\n[grid]')
+        (one,), (other,) = cells(tmp_path, text), cells(tmp_path, text.replace("[grid]", f"{change}\n[grid]"))
+        assert one.key != other.key
+        assert one.config == other.config
 
     def test_how_it_is_run_does_not(self, tmp_path: Path) -> None:
         (one,), (other,) = cells(tmp_path, TINY), cells(tmp_path, "processes = 7\npatience = 9\n" + TINY)
@@ -149,6 +196,12 @@ class TestCells:
         text = TINY.replace("[grid]", "[[grid]]") + '[[grid]]\nsilos = [3]\n[smoke.grid]\nplan = ["udec"]\n'
         assert [cell.config.plan for cell in cells(tmp_path, text)] == ["full", "full"]
         assert [cell.config.plan for cell in cells(tmp_path, text, smoke=True)] == ["udec", "udec"]
+
+    def test_smokes_images_bring_their_own_held_out_ones(self, tmp_path: Path) -> None:
+        text = TINY.replace("images = 60", 'path = "there"\ntest = "held"')
+        (tmp_path / "sweep.toml").write_text(text + '[smoke.data]\npath = "digits"\n')
+        found = [sweep.load(tmp_path / "sweep.toml", smoke).rules.data for smoke in (False, True)]
+        assert [(each.path, each.test) for each in found] == [("there", "held"), ("digits", None)]
 
     @pytest.mark.parametrize(("training", "rounds"), [("steps = 2", 3), ("epochs = 2", 3)])
     def test_baselines_see_as_many_images(self, training: str, rounds: int, tmp_path: Path) -> None:
@@ -187,14 +240,16 @@ class TestRun:
         cell = asked.cells(images.digest)[-1]
         told: list[str] = []
         (tmp_path / "work").mkdir()
-        found, picture = result.run(cell, asked, images, tmp_path / "work", told.append, threading.Event())
+        found, drawn = result.run(cell, asked, images, tmp_path / "work", told.append, threading.Event())
         assert found["totals"]["images"] == 2 * 2 * 8  # silos x steps x batch
         assert found["totals"]["down"] == found["totals"]["up"] == 0
         by = found["quality"]["validation_loss"]["by"]
         assert list(by) == (["global"] if kind == "centralised" else ["silo-1", "silo-2"])
         assert all(0 < loss < 10 for loss in by.values())
         assert found["quality"]["validation_loss"]["images"] == 60
-        assert picture.size[0] > picture.size[1] > 8
+        assert found["quality"].keys() == {"of", "validation_loss"}  # without an extractor
+        with Image.open(io.BytesIO(drawn["png"])) as picture:
+            assert picture.size[0] > picture.size[1] > 8
         assert told
         json.dumps(found, allow_nan=False)
 
@@ -236,7 +291,8 @@ def lives_in(folder: Path) -> list[int]:
 @pytest.mark.timeout(900)
 def test_a_killed_sweep_goes_on_and_ends_with_the_same_table(tmp_path: Path) -> None:
     """Two federations of real daemons; kill -9 while the second one runs."""
-    text = TINY + 'plan = ["full", "udec"]\n'
+    text = TINY.replace("[grid]", '[quality]\nextractor = "convnet"\nsamples = 40\nsteps = 2\nevery = 1\n[grid]')
+    text = text.replace("images = 60", "images = 150") + 'plan = ["full", "udec"]\n'
     alone, killed = tmp_path / "alone", tmp_path / "killed"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -278,7 +334,20 @@ def test_a_killed_sweep_goes_on_and_ends_with_the_same_table(tmp_path: Path) -> 
             found.append((entry.key, *(totals[name] for name in exact), quality["validation_loss"]["mean"]))
         return found
 
+    def measured(out: Path) -> dict[tuple[str, ...], float]:
+        """Each number at the end and after each round."""
+        numbers = {}
+        for entry in table.read(out):
+            assert entry.result is not None
+            rounds = [row for each in entry.result["rounds"] for row in each["quality"]]
+            for row in [*entry.result["quality"]["metrics"], *rounds]:
+                numbers[entry.key, row.get("of", "end"), row["metric"], row["against"]] = row["value"]
+        return numbers
+
     assert rows(killed) == rows(alone)
+    # Each run has a convnet of its own, the same but for its file; sums of many threads come in no fixed order.
+    assert len(measured(alone)) > 40
+    assert measured(killed) == pytest.approx(measured(alone), rel=1e-3, abs=1e-6)
     for one, other in zip(table.read(killed), table.read(alone), strict=True):
         assert one.result is not None
         assert other.result is not None

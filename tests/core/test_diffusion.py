@@ -287,3 +287,16 @@ def test_an_exported_folder_is_loaded_by_diffusers_offline(tmp_path: Path, monke
     }.items()  # fmt: skip
     pipeline.set_progress_bar_config(disable=True)
     assert pipeline(num_inference_steps=2).images[0].size == (8, 8)
+
+
+def test_the_denoising_can_be_watched_from_the_noise_to_the_images() -> None:
+    config = federation()
+    state = diffusion.initial_state(config)
+    seen: list[tuple[int, np.ndarray[Any, Any]]] = []
+    images = diffusion.sample(config, state, 3, steps=4, batch=2, watch=lambda *at: seen.append(at), device="cpu")
+    assert [(step, len(noisy)) for step, noisy in seen] == [(step, size) for size in (2, 1) for step in range(5)]
+    assert all(noisy.dtype == np.uint8 and noisy.shape[1:] == images.shape[1:] for _, noisy in seen)
+    assert np.array_equal(np.concatenate([seen[4][1], seen[9][1]]), images)
+    assert not np.array_equal(seen[0][1], images[:2])
+    again = diffusion.sample(config, state, 3, steps=4, batch=2, device="cpu")
+    assert np.array_equal(again, images)

@@ -48,3 +48,37 @@ def test_what_toml_and_json_write_in_another_way_is_right() -> None:
     config = digits(rounds={"grace": 5, "participants": 3}, data={"classes": [str(each) for each in range(10)]})
     assert (config.rounds.grace, len(config.data.classes)) == (5.0, 10)
     assert parse(config.canonical()) == config
+
+
+@pytest.mark.parametrize(
+    ("rounds", "names"),
+    [
+        ({"participants": 5, "sampled": 6}, "sampled 6 is more than participants 5"),
+        ({"participants": 5, "sampled": 3, "quorum": 4}, "quorum 4 is more than sampled 3"),
+        ({"participants": 5, "sampled": 0}, "rounds.sampled"),
+        ({"participants": 5, "sampled": True}, "rounds.sampled"),
+    ],
+)
+def test_a_sample_is_of_the_participants_and_the_quorum_of_the_sample(rounds: dict[str, Any], names: str) -> None:
+    with pytest.raises(ConfigError, match=names):
+        digits(rounds=rounds)
+
+
+def test_a_budget_takes_no_sample() -> None:
+    with pytest.raises(ConfigError, match=r"rounds\.sampled"):
+        digits(plan="budget", budget={"bytes_per_silo": 10**6}, rounds={"sampled": 1})
+
+
+def test_federations_that_began_before_there_were_samples_keep_their_digest() -> None:
+    old = digits(rounds={"count": 3, "participants": 5, "quorum": 4})
+    assert old.digest == "55789d90a4c684ebaa066b37227ccb29efb075a767aab8d5ba0d17e35dab86bf"
+    assert digits(rounds={"count": 3, "participants": 5, "quorum": 4, "sampled": 4}).digest != old.digest
+    assert parse(old.canonical()) == old
+
+
+@pytest.mark.parametrize(
+    ("rounds", "needed"),
+    [({}, 5), ({"quorum": 2}, 2), ({"sampled": 3}, 3), ({"sampled": 3, "quorum": 2}, 2)],
+)
+def test_what_a_round_cannot_do_without(rounds: dict[str, int], needed: int) -> None:
+    assert digits(rounds={"participants": 5, **rounds}).rounds.needed == needed

@@ -20,6 +20,7 @@ from feddiff.core.segments import F32
 from feddiff.silo.client import Client
 from feddiff.silo.daemon import Silo
 from feddiff.silo.display import Display
+from feddiff.silo.gauge import Gauge
 from feddiff.silo.learner import Learned, Told
 from feddiff.silo.local import Local, read_identity
 
@@ -28,6 +29,7 @@ class Noise:
     """What it learns depends on seed, start and segment alone; what it was given and gave is kept, by seed."""
 
     device = "no torch"
+    gauge: Gauge | None = None
 
     def __init__(self, samples: int, layout_digest: str, hold: Callable[[int], None] = lambda _: None) -> None:
         """``hold`` is called with the seed again and again inside the training, for as long as it wants."""

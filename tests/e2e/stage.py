@@ -240,11 +240,11 @@ class Stage:
         self.processes.append(process)
         return process
 
-    def serve(self) -> Process:
-        """The federator as a process; returns when it listens."""
+    def serve(self, *more: str) -> Process:
+        """The federator as a process, with more options; returns when it listens."""
         log = self.folder / "federator.log"
         before = log.read_text().count(f"port {self.port}") if log.exists() else 0
-        process = self.run("federator", "-m", FEDERATOR, "serve", "--config", str(self.rules))
+        process = self.run("federator", "-m", FEDERATOR, "serve", "--config", str(self.rules), *more)
         ready = lambda: process.code is not None or process.told().count(f"port {self.port}") > before  # noqa: E731
         self.until("the federator listens", ready)
         assert process.code is None, process.told()

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 from stage import SILO, TINY_UNET, Hospital, Stage, images
 
+from feddiff.bench.savings import Parts, exchanged
+from feddiff.core.config import Fixed
+
 ROUNDS = 3
 SAMPLES = {"hospital-a": 30, "hospital-b": 7, "hospital-c": 101}
 
@@ -67,7 +70,7 @@ def check_rounds(stage: Stage, hospitals: list[Hospital]) -> None:
 @pytest.mark.parametrize(
     ("plan", "silos"), [("full", 2), ("usplit", 2), ("usplit", 3), ("ulatdec", 2), ("udec", 3)], ids=str
 )
-def test_a_plan_exchanges_and_averages_what_it_says(stage: Stage, plan: str, silos: int) -> None:
+def test_a_plan_exchanges_and_averages_what_it_says(stage: Stage, plan: Fixed, silos: int) -> None:
     server = stage.found(plan, ROUNDS, silos).serve()
     hospitals = [stage.hospital(name, SAMPLES[name]).start() for name in list(SAMPLES)[:silos]]
     assert server.wait() == 0
@@ -77,6 +80,10 @@ def test_a_plan_exchanges_and_averages_what_it_says(stage: Stage, plan: str, sil
     check_rounds(stage, hospitals)
     entries = stage.ledger()
     assert sum(entry["parameters"] for entry in entries) == formula(stage, plan, silos)
+    if plan != "usplit" or silos % 2 == 0:
+        closed = exchanged(plan, Parts.of(stage.layout), silos, ROUNDS)
+        for direction, parameters in (("down", closed.down), ("up", closed.up)):
+            assert sum(each["parameters"] for each in entries if each["direction"] == direction) == parameters
     assert all(entry["raw"] == 4 * entry["parameters"] for entry in entries)
     assert sum(entry["retransmitted"] for entry in entries) == 0
     up = {entry["segment"].partition(".")[0] for entry in entries if entry["direction"] == "up"} - {""}

@@ -11,6 +11,7 @@ from feddiff.federator.rounds import Planned, View, decide
 
 RULES = RoundsConfig(count=5, participants=3, quorum=2, grace=60, deadline=100)
 STRICT = RoundsConfig(count=5, participants=3, grace=60, deadline=100)
+SAMPLED = RoundsConfig(count=5, participants=4, sampled=3, quorum=2, grace=60, deadline=100)
 NOW = 1000.0
 AT_WORK, DONE, SILENT = Planned(False, NOW - 1), Planned(True, NOW - 50), Planned(False, NOW - 101)
 BAD = Planned(True, NOW - 1, "weights hold NaN")
@@ -101,6 +102,36 @@ def test_when_a_round_closes(view: View, action: str, silos: str, said: str) -> 
     assert said in decision.reason
 
 
+@pytest.mark.parametrize(
+    ("view", "action", "silos", "said"),
+    [
+        # the first round waits for all participants, not just for as many as it takes
+        (waiting("a", "b", "c"), "wait", "", "starts with 4 silos"),
+        (waiting("a", "b", "c", "d"), "open", "abcd", "4 silos"),
+        # enough others are here: nobody is waited for
+        (waiting("a", "b", "d", round=2, expected="abc"), "open", "abd", "3 silos"),
+        (waiting("d", "e", "f", round=2, expected="abc"), "open", "def", "3 silos"),
+        # all that are here would be taken, and it too
+        (waiting("a", "b", round=2, expected="abc"), "wait", "", "giving c 50 s"),
+        (waiting("a", "b", round=2, expected="abc", since=NOW - 60), "open", "ab", "without c"),
+        (waiting("a", round=2, expected="abc", since=NOW - 60), "wait", "", "needs 2"),
+        # a round is over when those that it took are done
+        (collecting(a=DONE, b=DONE, c=DONE), "fold", "abc", "all 3 updates"),
+    ],
+)
+def test_where_rounds_take_a_sample(view: View, action: str, silos: str, said: str) -> None:
+    decision = decide(NOW, view, SAMPLED)
+    assert (decision.action, "".join(decision.silos)) == (action, silos)
+    assert said in decision.reason
+
+
+def test_of_a_sample_every_update_is_needed_unless_the_quorum_says_less() -> None:
+    rules = RoundsConfig(participants=4, sampled=3, grace=60, deadline=100)
+    assert rules.needed == 3
+    assert decide(NOW, collecting(NOW - 900, a=DONE, b=DONE, c=SILENT), rules).action == "wait"
+    assert decide(NOW, collecting(a=DONE, b=DONE, c=DONE), rules).action == "fold"
+
+
 def test_without_a_quorum_every_participant_is_needed() -> None:
     assert decide(NOW, collecting(NOW - 900, a=DONE, b=DONE, c=SILENT), STRICT).action == "wait"
     assert decide(NOW, waiting("a", "b", round=2), STRICT).action == "wait"
@@ -137,8 +168,9 @@ plans = st.dictionaries(
 @st.composite
 def rules(draw: st.DrawFn) -> RoundsConfig:
     participants = draw(st.integers(1, 5))
-    quorum = draw(st.none() | st.integers(1, participants))
-    return RoundsConfig(count=5, participants=participants, quorum=quorum, grace=60, deadline=100)
+    sampled = draw(st.none() | st.integers(1, participants))
+    quorum = draw(st.none() | st.integers(1, sampled or participants))
+    return RoundsConfig(count=5, participants=participants, sampled=sampled, quorum=quorum, grace=60, deadline=100)
 
 
 @st.composite

@@ -62,6 +62,7 @@ progresses = st.builds(
     Progress,
     st.dictionaries(st.sampled_from(SEGMENTS), st.builds(Held, st.integers(0, 4))),
     st.none() | st.integers(0, 5),
+    st.none() | st.integers(0, 5),
 )
 
 
@@ -69,20 +70,47 @@ def done(progress: Progress, action: str, manifests: tuple[Manifest, ...]) -> Pr
     """What is on the disk after a step."""
     if action == "fetch":
         return replace(progress, held={**progress.held, **{each.segment: Held(each.version) for each in manifests}})
+    if action == "measure":
+        return replace(progress, measured=WORK.round)
     assert action == "train"
     return replace(progress, trained=WORK.round)
 
 
-@given(progresses)
-def test_from_any_disk_a_round_ends_with_its_submission_and_nothing_is_done_twice(progress: Progress) -> None:
+@given(progresses, st.sets(st.integers(0, 5)))
+def test_from_any_disk_a_round_ends_with_its_submission_and_nothing_is_done_twice(
+    progress: Progress, measured: set[int]
+) -> None:
     taken: list[str] = []
-    while (step := next_step(TASK, progress)).action != "submit":
-        assert step == next_step(TASK, progress)
+    due = measured.__contains__
+    wanted = WORK.round in measured and progress.measured != WORK.round
+    while (step := next_step(TASK, progress, due)).action != "submit":
+        assert step == next_step(TASK, progress, due)
         taken.append(step.action)
-        assert len(taken) <= 2
+        assert len(taken) <= 3
         progress = done(progress, step.action, step.manifests)
-    assert taken == [action for action in ("fetch", "train") if action in taken]
+    assert taken == [action for action in ("fetch", "train", "measure") if action in taken]
+    assert ("measure" in taken) == wanted
     assert step.manifests == WORK.up
+
+
+@pytest.mark.parametrize(
+    ("progress", "action"),
+    [
+        (Progress(READY, 3, 3), "train"),
+        (Progress(READY, 3, 4), "train"),  # whatever was measured, it was not this training
+        (Progress(READY, 4), "measure"),
+        (Progress(READY, 4, 3), "measure"),
+        (Progress(READY, 4, 4), "submit"),
+    ],
+)
+def test_a_round_that_is_due_is_measured_between_training_and_submission(progress: Progress, action: str) -> None:
+    assert next_step(TASK, progress, lambda number: number == 4).action == action
+    assert next_step(TASK, progress, lambda number: number != 4).action == ("train" if action == "train" else "submit")
+
+
+def test_a_silo_that_trains_nothing_measures_nothing() -> None:
+    nothing = replace(TASK, work=replace(WORK, up=()))
+    assert next_step(nothing, Progress(READY, 3), lambda _: True).action == "wait"
 
 
 @given(progresses, st.integers(0, 5))

@@ -15,9 +15,9 @@ from diffusers import DDPMScheduler
 from feddiff.core.config import FederationConfig, from_table
 from feddiff.core.diffusion import initial_state, scheduler
 from feddiff.core.errors import DataError, NotFinite, WrongShape
+from feddiff.core.images import Images
 from feddiff.core.segments import F32
 from feddiff.silo import trainer
-from feddiff.silo.data import Images
 from feddiff.silo.trainer import Progress, Trained, train
 
 TINY = {

@@ -43,7 +43,7 @@ class JoinRequest(_message.Message):
     def __init__(self, protocol: _Optional[int] = ..., software: _Optional[str] = ..., samples: _Optional[int] = ..., labels: _Optional[_Mapping[str, int]] = ..., held: _Optional[_Iterable[_Union[Held, _Mapping]]] = ..., device: _Optional[str] = ..., layout_digest: _Optional[str] = ...) -> None: ...
 
 class JoinReply(_message.Message):
-    __slots__ = ("protocol", "software", "federation", "config", "config_digest", "layout_digest", "initial_digest")
+    __slots__ = ("protocol", "software", "federation", "config", "config_digest", "layout_digest", "initial_digest", "statistics")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_FIELD_NUMBER: _ClassVar[int]
     FEDERATION_FIELD_NUMBER: _ClassVar[int]
@@ -51,6 +51,7 @@ class JoinReply(_message.Message):
     CONFIG_DIGEST_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_DIGEST_FIELD_NUMBER: _ClassVar[int]
     INITIAL_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    STATISTICS_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     software: str
     federation: str
@@ -58,7 +59,8 @@ class JoinReply(_message.Message):
     config_digest: str
     layout_digest: str
     initial_digest: str
-    def __init__(self, protocol: _Optional[int] = ..., software: _Optional[str] = ..., federation: _Optional[str] = ..., config: _Optional[bytes] = ..., config_digest: _Optional[str] = ..., layout_digest: _Optional[str] = ..., initial_digest: _Optional[str] = ...) -> None: ...
+    statistics: str
+    def __init__(self, protocol: _Optional[int] = ..., software: _Optional[str] = ..., federation: _Optional[str] = ..., config: _Optional[bytes] = ..., config_digest: _Optional[str] = ..., layout_digest: _Optional[str] = ..., initial_digest: _Optional[str] = ..., statistics: _Optional[str] = ...) -> None: ...
 
 class TaskRequest(_message.Message):
     __slots__ = ("known_task", "patience_s", "held")
@@ -138,3 +140,58 @@ class ReportReply(_message.Message):
     abandon: bool
     reason: str
     def __init__(self, abandon: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class Measured(_message.Message):
+    __slots__ = ("metric", "value", "spread", "samples", "reference", "against", "extractor", "digest", "cautions")
+    METRIC_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    SPREAD_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    AGAINST_FIELD_NUMBER: _ClassVar[int]
+    EXTRACTOR_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    CAUTIONS_FIELD_NUMBER: _ClassVar[int]
+    metric: str
+    value: float
+    spread: float
+    samples: int
+    reference: int
+    against: str
+    extractor: str
+    digest: str
+    cautions: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, metric: _Optional[str] = ..., value: _Optional[float] = ..., spread: _Optional[float] = ..., samples: _Optional[int] = ..., reference: _Optional[int] = ..., against: _Optional[str] = ..., extractor: _Optional[str] = ..., digest: _Optional[str] = ..., cautions: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class MeasureRequest(_message.Message):
+    __slots__ = ("round", "numbers", "grid")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    NUMBERS_FIELD_NUMBER: _ClassVar[int]
+    GRID_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    numbers: _containers.RepeatedCompositeFieldContainer[Measured]
+    grid: bytes
+    def __init__(self, round: _Optional[int] = ..., numbers: _Optional[_Iterable[_Union[Measured, _Mapping]]] = ..., grid: _Optional[bytes] = ...) -> None: ...
+
+class MeasureReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ContributeRequest(_message.Message):
+    __slots__ = ("offer", "piece")
+    class Offer(_message.Message):
+        __slots__ = ("size", "digest")
+        SIZE_FIELD_NUMBER: _ClassVar[int]
+        DIGEST_FIELD_NUMBER: _ClassVar[int]
+        size: int
+        digest: str
+        def __init__(self, size: _Optional[int] = ..., digest: _Optional[str] = ...) -> None: ...
+    OFFER_FIELD_NUMBER: _ClassVar[int]
+    PIECE_FIELD_NUMBER: _ClassVar[int]
+    offer: ContributeRequest.Offer
+    piece: bytes
+    def __init__(self, offer: _Optional[_Union[ContributeRequest.Offer, _Mapping]] = ..., piece: _Optional[bytes] = ...) -> None: ...
+
+class ContributeReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

@@ -60,6 +60,16 @@ class FederationStub:
                 request_serializer=feddiff_dot_v1_dot_federation__pb2.ReportRequest.SerializeToString,
                 response_deserializer=feddiff_dot_v1_dot_federation__pb2.ReportReply.FromString,
                 _registered_method=True)
+        self.Measure = channel.unary_unary(
+                '/feddiff.v1.Federation/Measure',
+                request_serializer=feddiff_dot_v1_dot_federation__pb2.MeasureRequest.SerializeToString,
+                response_deserializer=feddiff_dot_v1_dot_federation__pb2.MeasureReply.FromString,
+                _registered_method=True)
+        self.Contribute = channel.stream_unary(
+                '/feddiff.v1.Federation/Contribute',
+                request_serializer=feddiff_dot_v1_dot_federation__pb2.ContributeRequest.SerializeToString,
+                response_deserializer=feddiff_dot_v1_dot_federation__pb2.ContributeReply.FromString,
+                _registered_method=True)
 
 
 class FederationServicer:
@@ -101,6 +111,20 @@ class FederationServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Measure(self, request, context):
+        """How good the silo's own model of the open round is. Safe to repeat: it replaces what was said before.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Contribute(self, request_iterator, context):
+        """The moments of the features of the silo's images, for federated reference statistics: an offer, then the bytes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FederationServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -128,6 +152,16 @@ def add_FederationServicer_to_server(servicer, server):
                     servicer.Report,
                     request_deserializer=feddiff_dot_v1_dot_federation__pb2.ReportRequest.FromString,
                     response_serializer=feddiff_dot_v1_dot_federation__pb2.ReportReply.SerializeToString,
+            ),
+            'Measure': grpc.unary_unary_rpc_method_handler(
+                    servicer.Measure,
+                    request_deserializer=feddiff_dot_v1_dot_federation__pb2.MeasureRequest.FromString,
+                    response_serializer=feddiff_dot_v1_dot_federation__pb2.MeasureReply.SerializeToString,
+            ),
+            'Contribute': grpc.stream_unary_rpc_method_handler(
+                    servicer.Contribute,
+                    request_deserializer=feddiff_dot_v1_dot_federation__pb2.ContributeRequest.FromString,
+                    response_serializer=feddiff_dot_v1_dot_federation__pb2.ContributeReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -265,6 +299,60 @@ class Federation:
             '/feddiff.v1.Federation/Report',
             feddiff_dot_v1_dot_federation__pb2.ReportRequest.SerializeToString,
             feddiff_dot_v1_dot_federation__pb2.ReportReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Measure(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/feddiff.v1.Federation/Measure',
+            feddiff_dot_v1_dot_federation__pb2.MeasureRequest.SerializeToString,
+            feddiff_dot_v1_dot_federation__pb2.MeasureReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Contribute(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/feddiff.v1.Federation/Contribute',
+            feddiff_dot_v1_dot_federation__pb2.ContributeRequest.SerializeToString,
+            feddiff_dot_v1_dot_federation__pb2.ContributeReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,10 +1,10 @@
-"""A silo's images: a folder of files becomes one array of the model's size.
+"""A folder of image files becomes one array of the model's size.
 
-Before the way of the data: what is read here is trained on and never leaves the silo. The files come out of
-scanners, exports and other people's scripts, so each is taken for hostile: only four parsers of Pillow are
-reachable, a .npy header is believed only as far as the file is long, no pickle is ever read. What cannot be
-used is skipped and counted; the reasons, which end up in logs, are words of this module and hold nothing out
-of a file.
+Before the way of the data: what a silo reads here it trains on, and it never leaves the silo; a federator reads its
+reference images in the same way. The files come out of scanners, exports and other people's scripts, so each is taken
+for hostile: only four parsers of Pillow are reachable, a .npy header is believed only as far as the file is long, no
+pickle is ever read. What cannot be used is skipped and counted; the reasons, which end up in logs, are words of this
+module and hold nothing out of a file.
 
 The folder's shape is the labelling: with ``data.classes``, the first folder below it is an image's label.
 """
@@ -40,7 +40,7 @@ logging.getLogger("PIL").setLevel(logging.INFO)
 
 @dataclass(frozen=True)
 class Images:
-    """What a silo can train on, in the order of its files' relative paths."""
+    """What can be trained on, in the order of its files' relative paths."""
 
     pixels: npt.NDArray[np.uint8]
     """(N, C, S, S): the model's channels and size."""

@@ -19,7 +19,7 @@ from PIL import Image, PngImagePlugin
 
 from feddiff.core.config import FederationConfig, from_table
 from feddiff.core.errors import DataError
-from feddiff.silo.data import Images, read_images
+from feddiff.core.images import Images, read_images
 
 SIZE = 4
 
@@ -348,12 +348,12 @@ def test_one_warning_names_five_files_and_the_number(tmp_path: Path, caplog: pyt
     put(tmp_path / "good.png")
     for index in range(7):
         (tmp_path / f"bad\n{index}.png").write_bytes(b"no image")
-    with caplog.at_level(logging.WARNING, logger="feddiff.silo.data"):
+    with caplog.at_level(logging.WARNING, logger="feddiff.core.images"):
         images = read_images(tmp_path, federation())
     assert len(images.skipped) == 7
     (record,) = caplog.records
     message = record.getMessage()
-    assert record.name == "feddiff.silo.data"
+    assert record.name == "feddiff.core.images"
     assert "7 files" in message
     assert "\n" not in message
     assert message.count("bad\\n") == 5
