@@ -15,7 +15,8 @@ from feddiff.core.config import FederationConfig
 from feddiff.core.errors import DataError
 from feddiff.core.segments import F32
 
-BATCH = 512
+BATCH, PIXELS = 512, 1 << 18
+"""Images that are asked together, at most; and pixels, for large images' activations would not fit."""
 
 
 def validation_loss(
@@ -49,11 +50,12 @@ def validation_loss(
     lossy = {"mse": torch.nn.MSELoss(reduction="sum"), "huber": torch.nn.HuberLoss(reduction="sum", delta=1.0)}
     measure = lossy[config.diffusion.loss]
     generator = torch.Generator().manual_seed(seed)
+    batch = max(min(BATCH, PIXELS // size**2), 1)
     total = 0.0
     with torch.inference_mode():
         for draw in range(draws):
-            for start in range(0, len(pixels), BATCH):
-                clean = torch.from_numpy(np.array(pixels[start : start + BATCH])).float().div(127.5).sub(1)
+            for start in range(0, len(pixels), batch):
+                clean = torch.from_numpy(np.array(pixels[start : start + batch])).float().div(127.5).sub(1)
                 noise = torch.randn(clean.shape, generator=generator)
                 where = (draw + torch.rand(len(clean), generator=generator)) * levels / draws
                 times = where.long().clamp(max=levels - 1)
@@ -62,7 +64,7 @@ def validation_loss(
                 target = process.get_velocity(clean, noise, times) if velocity else noise
                 classes = None
                 if config.conditional and labels is not None:
-                    classes = torch.from_numpy(np.array(labels[start : start + BATCH])).to(device)
+                    classes = torch.from_numpy(np.array(labels[start : start + batch])).to(device)
                 output = model(noisy, times.to(device), classes).sample
                 total += float(measure(output, target.to(device)))
     return total / (draws * pixels.size)
