@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 DRAWN = 8
 """Models of which the grid has a row each, at most."""
+SQUARE = 64
+"""Grids are as wide as one of so many images would be."""
 SIDE = 48
 """Pixels to which small images are enlarged in grids, about."""
 MOVING = 16
@@ -34,8 +36,7 @@ def samples(outcome: Outcome, asked: SamplesSection) -> Image:
     """A grid of the global model's images; of silos' models one row each."""
     from feddiff.core import diffusion
 
-    classes = len(outcome.config.data.classes) if outcome.config.conditional else 1
-    columns = classes * max(1, 8 // classes)
+    columns = outcome.config.columns(SQUARE)
     count = columns if outcome.of == "silos" else min(asked.count, 1024)
     drawn = [_drawn(outcome, name, asked, count) for name in list(outcome.models)[:DRAWN]]
     return diffusion.grid(np.concatenate(drawn), columns, _scale(outcome, SIDE))
@@ -49,9 +50,7 @@ def denoising(outcome: Outcome, asked: SamplesSection) -> bytes:
     from feddiff.core import diffusion
 
     names = list(outcome.models)[: MOVING // 4]
-    classes = len(outcome.config.data.classes) if outcome.config.conditional else 1
-    columns = classes * max(1, 8 // classes) if len(names) == 1 else MOVING // len(names)
-    columns = min(columns, MOVING)
+    columns = min(outcome.config.columns(SQUARE), MOVING) if len(names) == 1 else MOVING // len(names)
     count = columns if len(names) > 1 else columns * (MOVING // columns)
     stages: list[list[Pixels]] = []
     for name in names:

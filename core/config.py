@@ -129,8 +129,9 @@ class FederationConfig(Section):
         return hashlib.sha256(self.canonical()).hexdigest()
 
     def columns(self, count: int) -> int:
-        """Images in a row of a grid: one of each class, or as many as make it square."""
-        return len(self.data.classes) if self.conditional else max(round(count**0.5), 1)
+        """Images in a row of a grid that is about square: each column is of one class, if there are any."""
+        classes = len(self.data.classes) if self.conditional else 1
+        return classes * max(round(count**0.5 / classes), 1)
 
     @property
     def conditional(self) -> bool:

@@ -184,7 +184,7 @@ class TestQuorum:
 
 class TestColumns:
     def test_are_the_classes_or_make_a_square(self) -> None:
-        assert digits().columns(40) == 10
+        assert [digits().columns(count) for count in (1, 40, 400)] == [10, 10, 20]
         plain = from_table({"preset": "gray-28"}, "rules.toml")
         assert [plain.columns(count) for count in (0, 1, 16, 24)] == [1, 1, 4, 5]
 
