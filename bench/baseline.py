@@ -22,12 +22,16 @@ def train(
     folder: Path,
     told: Callable[[str], None],
     stop: threading.Event,
+    initial: Path | None = None,
 ) -> dict[str, dict[str, float]]:
     """Train a model for each name on ``folder/data/NAME``; it is left in ``folder/silos/NAME``. Returns the metrics.
 
+    ``initial``: the published model that all begin with; by default it is that of the seed.
+
     Raises DataError, NotFinite as silo/trainer.py does, KeyboardInterrupt when ``stop`` is set.
     """
-    from feddiff.silo.learner import ImageLearner, training_seed
+    from feddiff.federator.initial import read_published
+    from feddiff.silo.learner import ImageLearner, Lesson, training_seed
     from feddiff.silo.trained import Trained
 
     found = {}
@@ -45,7 +49,8 @@ def train(
         state = folder / "silos" / name
         state.mkdir(parents=True)
         seed = training_seed(config.seed, 1, name)
-        learned = learner.learn(learner.initial(), None, seed, state / "checkpoint.safetensors", at)
+        begun = learner.initial() if initial is None else learner.layout.gather(read_published(initial, config))
+        learned = learner.learn(Lesson(1, begun, None, seed, state / "checkpoint.safetensors"), at)
         if learned is None:
             raise KeyboardInterrupt
         (state / "trained").mkdir()

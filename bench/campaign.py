@@ -27,7 +27,8 @@ from pydantic import ValidationError
 from feddiff.bench import launcher, reference
 from feddiff.bench.cell import Cell
 from feddiff.bench.dataset import Dataset, staged
-from feddiff.bench.sweep import Sweep, SweepSection
+from feddiff.bench.sections import SweepSection
+from feddiff.bench.sweep import Sweep
 from feddiff.core.errors import ConfigError, FedDiffError, StoreError
 from feddiff.core.store import write_atomic
 from feddiff.federator.measure import duration

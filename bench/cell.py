@@ -59,6 +59,8 @@ class Cell:
             "economy": self.economy if federated else None,
             "outer": config.outer.optimizer if federated else None,
             "outer_rate": config.outer.learning_rate if federated else None,
+            "personal": ", ".join(config.personal) or None,
+            "frozen": (config.frozen if isinstance(config.frozen, int) else ", ".join(config.frozen)) or None,
             "silos": self.silos,
             "sampled": config.rounds.sampled if federated else None,
             "split": self.split.kind if self.kind != "centralised" else None,
@@ -74,6 +76,7 @@ class Cell:
         """For people, without the seed."""
         known = self.settings
         work = f"E={known['epochs']}" if known["epochs"] else f"S={known['steps']}"
+        work = "".join(f"{name} {known[name]} " for name in ("personal", "frozen") if known[name]) + work
         if self.kind == "centralised":
             return f"centralised {work}"
         if self.kind == "alone":

@@ -21,12 +21,11 @@ from feddiff.core import console
 from feddiff.core.config import FederationConfig
 from feddiff.core.errors import FedDiffError
 from feddiff.core.identity import Invitation
-from feddiff.core.segments import F32
 from feddiff.silo import enroll
 from feddiff.silo.client import Client
 from feddiff.silo.daemon import Silo
 from feddiff.silo.display import Display
-from feddiff.silo.learner import ImageLearner, Learned, Learner, Told
+from feddiff.silo.learner import ImageLearner, Learned, Learner, Lesson, Told
 from feddiff.silo.local import Local
 
 GRACE_S = 10.0
@@ -43,11 +42,9 @@ class HostedLearner(ImageLearner):
         super().__init__(config, folder, extractor)
         self._turns = turns
 
-    def learn(
-        self, start: Mapping[str, F32], ema: Mapping[str, F32] | None, seed: int, checkpoint: Path, told: Told
-    ) -> Learned | None:
+    def learn(self, lesson: Lesson, told: Told) -> Learned | None:
         with self._turns:
-            return super().learn(start, ema, seed, checkpoint, told)
+            return super().learn(lesson, told)
 
 
 def live(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
 from feddiff.core.segments import F32
-from feddiff.silo.learner import Learned, Told
+from feddiff.silo.learner import Learned, Lesson, Told
 
 PERIODS = (65_521, 49_999)
 """The noise is the sum of two blocks that repeat themselves, both a prime long: together they do not repeat within a
@@ -39,13 +38,11 @@ class Perturber:
         """Nothing: this learner knows no model."""
         return {}
 
-    def learn(
-        self, start: Mapping[str, F32], ema: Mapping[str, F32] | None, seed: int, checkpoint: Path, told: Told
-    ) -> Learned | None:
-        """``start`` plus noise, changed in place."""
-        for block in noise(seed, self.samples):
-            for vector in start.values():
+    def learn(self, lesson: Lesson, told: Told) -> Learned | None:
+        """What it starts from plus noise, changed in place."""
+        for block in noise(lesson.seed, self.samples):
+            for vector in lesson.start.values():
                 for at in range(0, vector.size, block.size):
                     part = vector[at : at + block.size]
                     part += block[: part.size]
-        return Learned(start, None, {"loss": 0.0})
+        return Learned(lesson.start, None, {"loss": 0.0})

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from feddiff.bench.outcome import Outcome
-from feddiff.bench.sweep import SamplesSection
+from feddiff.bench.sections import SamplesSection
 
 if TYPE_CHECKING:
     from PIL.Image import Image

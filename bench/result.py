@@ -61,10 +61,12 @@ def run(
             stop=stop,
             extractor=None if meanwhile is None else meanwhile.file,
             reference=None if meanwhile is None else dataset.test,
+            initial=sweep.initial,
         )
         finished = outcome.federated(config, list(counts), folder)
     else:
-        finished = outcome.baseline(cell, baseline.train(cell.config, list(counts), folder, told, stop), folder)
+        metrics = baseline.train(cell.config, list(counts), folder, told, stop, sweep.initial)
+        finished = outcome.baseline(cell, metrics, folder)
     torch.set_num_threads(threads(cell.config, jobs))
     measured: dict[str, Any] = {"of": finished.of}
     if held is not None:

@@ -6,7 +6,7 @@ against each other, and against the paper's own network (FedDiffuse: de Goede, C
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -14,7 +14,8 @@ from feddiff.bench.looks import colour
 from feddiff.bench.setting import Setting, spread
 from feddiff.core.config import POLICIES, Fixed
 from feddiff.core.errors import ConfigError
-from feddiff.core.segments import Layout
+from feddiff.core.segments import PARTS, Layout
+from feddiff.core.sharing import SHARED
 from feddiff.federator import page
 from feddiff.federator.measure import NONE
 
@@ -28,10 +29,11 @@ class Parts:
     decoder: int
 
     @classmethod
-    def of(cls, layout: Layout) -> Parts:
+    def of(cls, layout: Layout, names: Collection[str] | None = None) -> Parts:
+        """Of all segments, or of these alone."""
         sizes = {"encoder": 0, "bottleneck": 0, "decoder": 0}
         for segment in layout.segments:
-            sizes[segment.part] += segment.size
+            sizes[segment.part] += segment.size if names is None or segment.name in names else 0
         return cls(**sizes)
 
     @property
@@ -61,26 +63,32 @@ class Exchange:
         return self.down + self.up
 
 
+NOTHING = Parts(0, 0, 0)
+
+
 def exchanged(
-    plan: Fixed, parts: Parts, silos: int, rounds: int, sampled: int | None = None, sent: bool = True
+    plan: Fixed,
+    parts: Parts,
+    silos: int,
+    rounds: int,
+    sampled: int | None = None,
+    sent: bool = True,
+    kept: Parts = NOTHING,
 ) -> Exchange:
     """The parameters exchanged under a plan, as ``federator.planner`` assigns them; nobody late, nobody missing.
 
     Down: a silo's first round brings it all P (nothing in round 1 if not ``sent``: with ``initial = "seed"`` silos make
     the initial model themselves), each other round what the plan shares. ``sampled``: the m silos that a round takes,
-    by default all; they take turns (federator/sampling.py), so min(K, m·R) of them ever come. Up: what the plan shares;
-    of ``usplit`` each pair of silos sends P, an odd last one the bottleneck and on average half of the rest, a silo
-    alone P. Raises ConfigError for counts below 1 or more silos sampled than there are.
+    by default all; they take turns (federator/sampling.py), so min(K, m·R) of them ever come. ``kept``: what of each
+    part is personal or frozen (core/sharing.py); it comes with the whole once, and P stands without it below. Up: what
+    the plan shares; of ``usplit`` each pair of silos sends P, an odd last one the bottleneck and on average half of the
+    rest, a silo alone P. Raises ConfigError for counts below 1 or more silos sampled than there are.
     """
     present = silos if sampled is None else sampled
     if min(silos, rounds, present) < 1 or present > silos:
         raise ConfigError(f"{rounds} rounds with {present} of {silos} silos cannot be")
-    shared = {
-        "full": parts.size,
-        "usplit": parts.size,
-        "ulatdec": parts.bottleneck + parts.decoder,
-        "udec": parts.decoder,
-    }[plan]
+    travel = Parts(*(getattr(parts, name) - getattr(kept, name) for name in PARTS))
+    shared = sum(getattr(travel, name) for name in SHARED[plan])
     if sent:
         met = min(silos, present * rounds)
         down = Fraction(met * parts.size + (present * rounds - met) * shared)
@@ -88,8 +96,8 @@ def exchanged(
         down = Fraction(present * (rounds - 1) * shared)
     up = Fraction(present * rounds * shared)
     if plan == "usplit" and present > 1:
-        odd = parts.bottleneck + Fraction(parts.encoder + parts.decoder, 2)
-        up = rounds * (present // 2 * parts.size + present % 2 * odd)
+        odd = travel.bottleneck + Fraction(travel.encoder + travel.decoder, 2)
+        up = rounds * (present // 2 * travel.size + present % 2 * odd)
     return Exchange(down, up)
 
 
@@ -141,12 +149,13 @@ def table(settings: Sequence[Setting], parts: Parts | None) -> str:
 
 
 def _case(each: Setting) -> tuple[int, int, int | None, bool] | None:
-    """Silos, rounds, sampled, whether the initial model is sent; None where it is not known."""
+    """Silos, rounds, sampled, whether the initial model is sent; None where it is not known, or is not the plan alone
+    that decides: with personal or frozen segments."""
     rules = each.results[0].get("rules") or {}
     silos, rounds = each.known.get("silos"), each.known.get("rounds")
-    if not silos or not rounds:
+    if not silos or not rounds or rules.get("personal") or rules.get("frozen"):
         return None
-    return int(silos), int(rounds), each.known.get("sampled"), rules.get("initial", "send") == "send"
+    return int(silos), int(rounds), each.known.get("sampled"), rules.get("initial", "send") != "seed"
 
 
 def _counted(settings: Sequence[Setting]) -> float | None:

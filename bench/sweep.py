@@ -20,91 +20,30 @@ that a finished cell is known again and a changed one is another.
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from feddiff.bench.cell import Cell, Kind
 from feddiff.bench.dataset import BUILT_IN, Dataset, stage
 from feddiff.bench.partition import Split, split
 from feddiff.bench.reference import QualitySection
+from feddiff.bench.sections import DataSection, GridSection, SamplesSection, SweepSection
 from feddiff.core.config import from_table, read_toml
 from feddiff.core.errors import ConfigError, DataError
-from feddiff.core.sections import Count, Seconds, Section
+from feddiff.core.sections import Section
+from feddiff.federator.initial import weights_file
 
 MOST_CELLS = 10_000
 SHIPPED = Path(__file__).parent / "sweeps"
 """The literature's, by name."""
-T = TypeVar("T")
-Several = Annotated[tuple[T, ...], Field(strict=False)]
-"""A list in the file."""
-
-
-class DataSection(Section):
-    """Which images, and which of them are held out."""
-
-    path: str = "digits"
-    """A folder LABEL/IMAGE (split "folders": SILO/LABEL/IMAGE), or the built-in digits."""
-    test: str | None = None
-    """A folder of held-out images; without it one in ``held_out`` is held out."""
-    held_out: Annotated[int, Field(ge=2, le=1000)] = 5
-    images: Count | None = None
-    """Train on so many of them at most, and hold out as many at most."""
-    least: Count = 1
-    """Images that every silo gets at least."""
-
-
-class SamplesSection(Section):
-    """The pictures that each finished model draws."""
-
-    count: Annotated[int, Field(ge=1, le=100_000)] = 64
-    steps: Annotated[int, Field(ge=1, le=10_000)] = 50
-    sampler: Literal["ddim", "ddpm", "dpm-solver++"] = "ddim"
-
-
-class GridSection(Section):
-    """Lists of which every combination is a cell; what is not given is as in [federation]."""
-
-    plan: Several[str] = ()
-    codec: Several[str] = ()
-    economy: Several[str] = ()
-    """Presets over that of [federation]; "" is none."""
-    outer: Several[str | dict[str, Any]] = ()
-    """Names of optimizers, or tables as in [outer]."""
-    silos: Several[Count] = ()
-    participants: Several[Count] = ()
-    """Silos that each round takes (``rounds.sampled``); all, if it is not given."""
-    split: Several[str] = ("iid",)
-    beta: Several[float | int] = (0.5,)
-    """Of the splits dirichlet and quantity."""
-    classes: Several[Count] = (2,)
-    """Of the split k-class."""
-    epochs: Several[Count] = ()
-    seed: Several[Annotated[int, Field(ge=0, lt=1 << 63)]] = (0,)
-
-
-class SweepSection(Section):
-    """The whole file."""
-
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")] = "sweep"
-    passes: Count | None = None
-    baselines: Several[Literal["centralised", "alone"]] = ("centralised", "alone")
-    processes: Annotated[int, Field(ge=1, le=256)] | None = None
-    """That the silos of a cell share; as many as there are CPUs, four at most."""
-    patience: Seconds = 3600.0
-    """Seconds that a round of a cell may take before the cell is given up."""
-    federation: dict[str, Any]
-    data: DataSection = DataSection()
-    samples: SamplesSection = SamplesSection()
-    quality: QualitySection | None = None
-    """Without it models are measured by their validation loss alone."""
-    grid: Annotated[tuple[GridSection, ...], Field(strict=False, min_length=1)] = (GridSection(),)
 
 
 @dataclass(frozen=True)
@@ -178,8 +117,15 @@ class Sweep:
         rounds["participants"] = silos
         if point["participants"] is not None:
             rounds["sampled"] = point["participants"]
+        for name in ("personal", "frozen"):
+            if point[name] is not None:
+                table[name] = point[name] if isinstance(point[name], int) else list(point[name])
+        if self.rules.initial is not None:
+            table["initial"] = "file"
         table |= {"training": training, "rounds": rounds}
         config = from_table(table, self.where)
+        if (config.initial == "file") != (self.rules.initial is not None):
+            raise ConfigError(f"{self.where}: name the published model: initial = PATH, before [federation]")
         if self.rules.passes is not None:
             if config.training.epochs is None or "count" in rounds:
                 raise ConfigError(f"{self.where}: passes decides rounds.count, and needs local epochs, not steps")
@@ -191,7 +137,7 @@ class Sweep:
 
     def _baseline(self, kind: Kind, cell: Cell) -> Cell:
         """On the same number of images as a federation: all in one place, or each silo by itself."""
-        kept = {"model", "diffusion", "training", "data", "seed", "name"}
+        kept = {"model", "diffusion", "training", "data", "seed", "name", "initial", "frozen"}
         table = {key: value for key, value in cell.config.model_dump(mode="json").items() if key in kept}
         training, rounds = table["training"], cell.config.rounds
         turns = rounds.count * (rounds.sampled or cell.silos)
@@ -199,6 +145,7 @@ class Sweep:
             training["epochs"] = max(round(training["epochs"] * turns / cell.silos), 1)
         else:
             training["steps"] *= turns if kind == "centralised" else max(round(turns / cell.silos), 1)
+        training |= {"schedule": "constant", "warmup": 0, "proximal": 0.0}  # of rounds that others have part in
         dealt, silos = (Split("iid"), 1) if kind == "centralised" else (cell.split, cell.silos)
         return Cell(kind, from_table(table, self.where), dealt, silos, cell.basis)
 
@@ -209,11 +156,19 @@ class Sweep:
             raise ConfigError(f"{self.where}: federation.{name} must be a table (got {part!r:.60})")
         return part
 
+    @property
+    def initial(self) -> Path | None:
+        """The published model that all cells begin with, if there is one."""
+        return None if self.rules.initial is None else self.file.parent / self.rules.initial
+
     @cached_property
     def _measured(self) -> str:
-        """How finished cells are measured, and who has how much: part of what decides an outcome."""
+        """How finished cells are measured, who has how much, and the published model: what else decides an outcome."""
         quality = "" if self.rules.quality is None else f" {self.rules.quality.decisive(self.file.parent)}"
-        return f"{self.rules.data.least} {self.rules.samples.model_dump_json()}{quality}"
+        found = f"{self.rules.data.least} {self.rules.samples.model_dump_json()}{quality}"
+        if self.initial is None:
+            return found
+        return f"{found} {hashlib.sha256(weights_file(self.initial).read_bytes()).hexdigest()}"
 
 
 def _points(grid: GridSection) -> Iterator[dict[str, Any]]:
@@ -222,7 +177,7 @@ def _points(grid: GridSection) -> Iterator[dict[str, Any]]:
     # Seeds turn slowest, so that a sweep that is stopped early has the whole grid once.
     lists: dict[str, Sequence[Any]] = {"seed": grid.seed, "silos": grid.silos, "participants": grid.participants}
     lists |= {"split": list(dict.fromkeys(splits)), "epochs": grid.epochs, "plan": grid.plan, "codec": grid.codec}
-    lists |= {"economy": grid.economy, "outer": grid.outer}
+    lists |= {"economy": grid.economy, "outer": grid.outer, "personal": grid.personal, "frozen": grid.frozen}
     for values in product(*(each or [None] for each in lists.values())):
         yield dict(zip(lists, values, strict=True))
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +20,6 @@ from feddiff.bench.perturb import Perturber
 from feddiff.core import console
 from feddiff.core.errors import FedDiffError
 from feddiff.core.identity import Invitation
-from feddiff.core.segments import F32
 from feddiff.core.transfer import Chunk, Commit, Receiver, Sender
 from feddiff.silo import enroll, learner
 from feddiff.silo.client import Client
@@ -62,12 +61,10 @@ class Racer(Perturber):
         super().__init__(1)
         self._client, self._host = client, host
 
-    def learn(
-        self, start: Mapping[str, F32], ema: Mapping[str, F32] | None, seed: int, checkpoint: Path, told: learner.Told
-    ) -> Learned | None:
+    def learn(self, lesson: learner.Lesson, told: learner.Told) -> Learned | None:
         for way, flags in (("down", ("-R",)), ("up", ())):
             _tell("iperf3", way, self._iperf3(*flags))
-        return super().learn(start, ema, seed, checkpoint, told)
+        return super().learn(lesson, told)
 
     def _iperf3(self, *flags: str) -> float:
         """Bits a second that arrived. Raises FedDiffError."""

@@ -109,12 +109,14 @@ def federate(
     stop: threading.Event | None = None,
     extractor: Path | None = None,
     reference: Path | None = None,
+    initial: Path | None = None,
 ) -> Path:
     """Run the federation of these rules (TOML) to its end; returns its federation.toml, whose folder has all it left.
 
     Silo NAME trains on ``folder/data/NAME`` and keeps its state in ``folder/silos/NAME``; they share ``processes``.
     ``told`` gets the federator's lines about closed rounds and what it measures of them. Rules with ``[quality]`` need
-    the ``extractor``'s file, and the federator's ``reference`` images. Raises ConfigError for wrong rules, FedDiffError
+    the ``extractor``'s file, and the federator's ``reference`` images; ``initial``: the published model to begin with,
+    for rules that want one. Raises ConfigError for wrong rules, FedDiffError
     if a process ends with an error or no round closes for ``patience_s``, KeyboardInterrupt when ``stop`` is set.
     """
     home, port = folder / "federator", free_port()
@@ -125,7 +127,8 @@ def federate(
     tokens = [f"{name}={site.invite(config, name, '7d')}" for name in names]
     seeing = [] if extractor is None else ["--extractor", str(extractor)]
     held = [] if reference is None else ["--reference", str(reference)]
-    commands = {"federator": ["feddiff.federator.cli", "serve", "--config", str(config), *seeing, *held]}
+    begun = [] if initial is None else ["--initial", str(initial)]
+    commands = {"federator": ["feddiff.federator.cli", "serve", "--config", str(config), *seeing, *held, *begun]}
     for number in range(processes):
         hosted = tokens[number::processes]
         where = [f"127.0.0.1:{port}", str(folder / "silos"), "--data", str(folder / "data"), *seeing]

@@ -27,6 +27,7 @@ from feddiff.core.sections import (
     RoundsConfig,
     Section,
     TrainingConfig,
+    WeightsConfig,
 )
 
 MAX_CONFIG_BYTES = 1 << 20
@@ -36,6 +37,13 @@ Fixed = Literal["full", "usplit", "ulatdec", "udec"]
 """FedDiffuse's plans: what they exchange is fixed beforehand."""
 Policy = Literal[Fixed, "budget"]
 POLICIES: tuple[Fixed, ...] = ("full", "usplit", "ulatdec", "udec")
+_LATER = (
+    *(("", name) for name in ("budget", "quality", "personal", "frozen", "weights")),
+    *(("training", name) for name in ("proximal", "clip", "accumulate", "schedule", "warmup")),
+    ("outer", "ema"),
+    ("rounds", "sampled"),
+)
+"""Tables and keys that came after the first federations: they are in the rules' text only if they change anything."""
 
 
 class FederationConfig(Section):
@@ -44,8 +52,13 @@ class FederationConfig(Section):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")] = "federation"
     plan: Policy = "full"
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
-    initial: Literal["send", "seed"] = "send"
-    """seed: silos make the initial model themselves, and fetch it only if its digest is not the federator's."""
+    initial: Literal["send", "seed", "file"] = "send"
+    """seed: silos make the initial model themselves, and fetch it only if its digest is not the federator's. file: it
+    is a published one, which the federator is given (``serve --initial``)."""
+    personal: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Segments or parts that are each silo's own: they never leave it (core/sharing.py)."""
+    frozen: Annotated[int, Field(ge=0)] | Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Segments or parts, or the first so many segments, that stay as in the initial model and are not trained."""
     keep_versions: Annotated[int, Field(ge=1, le=1_000_000)] = 2
     """How many published versions of a segment stay on the federator's disk."""
     model: dict[str, Any]
@@ -53,6 +66,7 @@ class FederationConfig(Section):
     training: TrainingConfig = TrainingConfig(epochs=1)
     data: DataConfig = DataConfig()
     codec: CodecConfig = Field(default_factory=CodecConfig)
+    weights: WeightsConfig = WeightsConfig()
     outer: OuterConfig = OuterConfig()
     rounds: RoundsConfig = RoundsConfig()
     budget: BudgetConfig | None = None
@@ -92,6 +106,8 @@ class FederationConfig(Section):
             raise ValueError('plan = "budget" chooses the codecs, from budget.codecs; leave those of [codec] out')
         if self.budget is not None and self.rounds.sampled is not None:
             raise ValueError('plan = "budget" says itself who takes part; leave rounds.sampled out')
+        if self.budget is not None and (self.personal or self.frozen):
+            raise ValueError('plan = "budget" takes every segment in turn; leave personal and frozen out')
         return self
 
     @model_validator(mode="after")
@@ -100,10 +116,20 @@ class FederationConfig(Section):
             raise ValueError(f"quality.steps is more than the {self.diffusion.timesteps} diffusion.timesteps")
         return self
 
+    @model_validator(mode="after")
+    def _rounds_fit(self) -> Self:
+        if self.training.warmup >= self.rounds.count:
+            raise ValueError(
+                f"training.warmup {self.training.warmup} is not less than rounds.count {self.rounds.count}"
+            )
+        if self.outer.ema and not self.has_global_model:
+            raise ValueError("outer.ema is of the global model, and with these rules there is none; leave it out")
+        return self
+
     @property
     def has_global_model(self) -> bool:
-        """Whether all segments are shared, so that the federator has a model that draws."""
-        return self.plan not in ("ulatdec", "udec")
+        """Whether no segment is a silo's own, so that the federator has a model that draws."""
+        return self.plan not in ("ulatdec", "udec") and not self.personal
 
     @property
     def silos_measure(self) -> bool:
@@ -118,8 +144,10 @@ class FederationConfig(Section):
     def canonical(self) -> bytes:
         """The rules as the same bytes everywhere: JSON, sorted keys, no spaces, UTF-8."""
         table = self.model_dump(mode="json")
-        for within, name in ((table, "budget"), (table, "quality"), (table["rounds"], "sampled")):
-            if within[name] is None:
+        for section, name in _LATER:
+            rules, within = (getattr(self, section), table[section]) if section else (self, table)
+            value = getattr(rules, name)
+            if not value or value == type(rules).model_fields[name].default:
                 del within[name]  # federations that began before there was such a rule keep their digest
         return json.dumps(table, sort_keys=True, separators=(",", ":")).encode()
 

@@ -45,6 +45,16 @@ class TrainingConfig(Section):
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-4
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.0
     horizontal_flip: bool = False
+    accumulate: Annotated[int, Field(ge=1, le=65_536)] = 1
+    """A step is taken on so many batches together; ``steps`` counts these steps."""
+    clip: Annotated[float, Field(gt=0, le=1e9)] | None = None
+    """The gradient of a step is no longer than this, all parameters together (Euclidean norm)."""
+    proximal: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    """mu of FedProx (silo/proximal.py); 0: there is no such term."""
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """How the learning rate falls from round to round (silo/schedule.py)."""
+    warmup: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
+    """Rounds in which it rises before."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of the silo's own exponential moving average, kept for sampling and never sent; 0 keeps none."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -155,6 +165,21 @@ class BudgetConfig(Section):
         return self
 
 
+class WeightsConfig(Section):
+    """How much each silo's update counts in the average (federator/weighting.py)."""
+
+    by: Literal["samples", "uniform", "loss"] = "samples"
+    q: Annotated[float, Field(ge=0, le=20)] | None = None
+    """With ``by = "loss"``: the exponent of q-FFL. The larger, the more those count that the model serves badly; 0 is
+    as by samples."""
+
+    @model_validator(mode="after")
+    def _q_is_of_losses(self) -> Self:
+        if (self.by == "loss") != (self.q is not None):
+            raise ValueError('by = "loss" needs q, and nothing else has one')
+        return self
+
+
 class OuterConfig(Section):
     """The federator's optimizer on the silos' average (federator/outer.py). The default is FedAvg."""
 
@@ -165,6 +190,8 @@ class OuterConfig(Section):
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
     tau: Annotated[float, Field(gt=0, le=1)] = 1e-3
     """Adam's and Yogi's degree of adaptivity."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of the global model's moving average (federator/average.py); 0 keeps none."""
 
 
 class QualityConfig(Section):

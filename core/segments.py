@@ -166,6 +166,10 @@ class Layout:
             )
         return layout
 
+    def gather(self, state: Mapping[str, npt.NDArray[Any]]) -> dict[str, F32]:
+        """Every segment's vector by name, copied out of a model's state. Raises WrongShape."""
+        return {segment.name: segment.gather(state) for segment in self.segments}
+
     def scatter(self, vectors: Mapping[str, F32]) -> dict[str, F32]:
         """Every parameter by name, as views into the segments' vectors. Raises WrongShape."""
         state: dict[str, F32] = {}

@@ -39,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     invite.add_argument("--token-only", action="store_true", help="print only the token")
     serve = add("serve", "Run the federation until its rounds are done.")
     serve.add_argument("--listen", metavar="HOST:PORT", help="default: all addresses, the port given to init")
+    serve.add_argument("--initial", type=Path, metavar="PATH", help="a published model, for rules that begin with it")
     serve.add_argument("--extractor", type=Path, metavar="FILE", help="TorchScript that makes features of images")
     serve.add_argument("--reference", type=Path, metavar="FOLDER", help="LABEL/IMAGE: what the model is measured by")
     serve.add_argument("--verbose", action="store_true")
@@ -133,7 +134,7 @@ def _serve(options: argparse.Namespace) -> int:
     config = load(options.config)
     folder = options.config.resolve().parent
     listen = options.listen or f"[::]:{site.address(folder)[1]}"
-    federator = Federator(folder, config, listen, options.extractor, options.reference)
+    federator = Federator(folder, config, listen, options.extractor, options.reference, options.initial)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: federator.stop())
     if stopping.is_set():  # the signal came while the federator was being made

@@ -50,10 +50,13 @@ FAREWELL_S = 90.0
 log = logging.getLogger("feddiff.federator")
 
 
-def open_federation(folder: Path, config: FederationConfig) -> Federation:
-    """The federation of a state folder, made ready on first use. Raises ConfigError if the rules have changed."""
+def open_federation(folder: Path, config: FederationConfig, initial: Path | None = None) -> Federation:
+    """The federation of a state folder, made ready on first use. Raises ConfigError if the rules have changed.
+
+    ``initial``: the published model to begin with, if the rules want one.
+    """
     database = Database(folder / "federation.db")
-    layout = prepare(folder, config)
+    layout = prepare(folder, config, initial)
     federation = Federation(folder, config, layout, database)
     known = federation.journal.fact("config")
     if known is not None and known != config.digest:
@@ -86,10 +89,11 @@ class Federator:
         listen: str,
         extractor: Path | None = None,
         reference: Path | None = None,
+        initial: Path | None = None,
     ) -> None:
         check(config, extractor, reference)
         self._lock = _lock(folder)
-        self.federation = open_federation(folder, config)
+        self.federation = open_federation(folder, config, initial)
         self._gauging = Gauging(self.federation, extractor, reference)
         self._publisher = Publisher(self.federation)
         self._stop = threading.Event()

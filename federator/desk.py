@@ -164,12 +164,12 @@ def global_state(federation: Federation) -> dict[str, F32]:
     config: FederationConfig = federation.config
     if not config.has_global_model:
         raise ConfigError(
-            f"plan {config.plan} has no global model: encoders stay with the silos;"
+            f"plan {config.plan} has no global model: {', '.join(federation.sharing.personal)} never leaves a silo;"
             " use `feddiff-silo sample` or `feddiff-silo export` at a silo"
         )
     vectors: dict[str, F32] = {}
     for name in federation.layout.names:
-        with WeightsReader(federation.versions.weights(name, federation.current[name])) as reader:
+        with WeightsReader(federation.versions.model(name, federation.current[name])) as reader:
             vectors[name] = reader.read(name)
     return federation.layout.scatter(vectors)
 
@@ -237,6 +237,8 @@ def story(federation: Federation, samples: list[tuple[str, Path]]) -> Story:
         samples=[*samples, *shared],
         grids=own,
         readings=list(federation.ledger.quality()),
+        kept=dict.fromkeys(federation.sharing.personal, "personal")
+        | dict.fromkeys(federation.sharing.frozen, "frozen"),
         codec_up="by the plan" if config.budget else config.codec.up,
         codec_down="by the plan" if config.budget else config.codec.down,
     )

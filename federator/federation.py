@@ -16,6 +16,7 @@ from pathlib import Path
 from feddiff.core.config import FederationConfig
 from feddiff.core.errors import NotSelected, ProtocolError, Revoked
 from feddiff.core.segments import Layout
+from feddiff.core.sharing import share
 from feddiff.core.spool import Manifest, Transfer
 from feddiff.federator.database import Database
 from feddiff.federator.journal import Journal, Round
@@ -40,6 +41,7 @@ class Federation:
         self.folder, self.config, self.layout = folder, config, layout
         self._database = database
         self.roster, self.journal, self.ledger = Roster(database), Journal(database), Ledger(database)
+        self.sharing = share(layout, config.plan, config.personal, config.frozen)
         self.versions, self.links = Versions(folder, layout, config), Links(self.ledger)
         self.statistics = Statistics(folder, config, self.journal)
         self.purse: Purse | None = None
@@ -246,12 +248,12 @@ class Federation:
 
     def forecast(self, silos: Sequence[str]) -> Plan:
         """The plan of the next round, if it opened now with these silos, which are here."""
-        number = 1 if self.round is None else self.round.round + 1
+        number, config = 1 if self.round is None else self.round.round + 1, self.config
         held = {name: self.presence[name].held for name in silos}
-        if self.config.plan != "budget":
-            taken = sample(self.config, number, silos, self.journal.rounds())
-            newcomers = [name for name in taken.silos if set(self.layout.names) - held[name].keys()]
-            plan = plan_round(self.config.plan, number, taken.silos, self.layout, self.config.seed, newcomers)
+        if config.plan != "budget":
+            taken = sample(config, number, silos, self.journal.rounds())
+            newcomers = [name for name in taken.silos if not held[name]]  # what was lost comes alone: ``_due``
+            plan = plan_round(config.plan, number, taken.silos, self.layout, config.seed, newcomers, self.sharing)
             return replace(plan, reason=f"{plan.reason}; {taken.reason}")
         assert self.purse is not None
         rounds = self.journal.rounds()

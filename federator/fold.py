@@ -3,7 +3,7 @@
 Memory holds one chunk of each kind, whatever the number of silos and the size of the model. Silos are taken in sorted
 order and summed in float64, so the result has the same bits whatever the order in which updates arrived.
 
-    w_{v+1} = sum_k n_k w_k / sum_k n_k        over the silos that reported this segment (McMahan et al. 2017, eq. 1)
+    w_{v+1} = sum_k c_k w_k / sum_k c_k        over the silos that reported this segment (McMahan et al. 2017, eq. 1)
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from feddiff.federator.outer import Outer
 
 @dataclass(frozen=True)
 class Contribution:
-    """One silo's committed update of the segment. ``samples`` is its weight n_k."""
+    """One silo's committed update of the segment. ``weight`` is c_k, above 0 (federator/weighting.py)."""
 
     silo: str
-    samples: int
+    weight: float
     transfer: Transfer
 
 
@@ -56,14 +56,14 @@ def fold(
     """
     manifest = out.manifest
     ordered = sorted(contributions, key=lambda each: each.silo)
-    total = sum(each.samples for each in ordered)
+    total = sum(each.weight for each in ordered)
     streams = [each.transfer.chunks() for each in ordered]
     for index in range(manifest.chunks):
         start, count = index * manifest.chunk_elements, manifest.count(index)
         previous = base.read(manifest.segment, start, count)
         mean = np.zeros(count, np.float64)
         for each, stream in zip(ordered, streams, strict=True):
-            mean += each.samples * _decode(each, stream, count, previous).astype(np.float64)
+            mean += each.weight * _decode(each, stream, count, previous).astype(np.float64)
         mean /= total
         try:
             stepped = mean if outer is None else outer.step(start, previous, mean)
@@ -81,7 +81,7 @@ def _heaviest(contributions: Sequence[Contribution], index: int, count: int, pre
 
     def push(each: Contribution) -> float:
         values = _decode(each, each.transfer.chunks(index), count, previous).astype(np.float64)
-        return each.samples * float(np.abs(values - previous).max())
+        return each.weight * float(np.abs(values - previous).max())
 
     return max(contributions, key=push).silo
 

@@ -34,7 +34,10 @@ CREATE TABLE IF NOT EXISTS metrics (
 
 @dataclass(frozen=True)
 class Round:
-    """A round as it was planned. ``weights``: samples of each silo, fixed when it opened. Times in Unix seconds."""
+    """A round as it was planned. Times in Unix seconds.
+
+    ``weights``: samples of each silo, fixed when it opened; what counts in the average is by federator/weighting.py.
+    """
 
     round: int
     plan: Plan

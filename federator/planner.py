@@ -14,7 +14,8 @@ the whole network under each; they differ in what is exchanged:
     ulatdec  bottleneck and decoder             bottleneck and decoder                  encoder
     udec     decoder                            decoder                                 encoder and bottleneck
 
-The plan ``budget`` is made in federator/budget.py, of the same nouns.
+Less what the rules call personal or frozen (core/sharing.py), under each of them. The plan ``budget`` is made in
+federator/budget.py, of the same nouns.
 """
 
 from __future__ import annotations
@@ -29,15 +30,9 @@ from pydantic import TypeAdapter, ValidationError
 from feddiff.core.config import Fixed, Policy
 from feddiff.core.errors import StoreError
 from feddiff.core.segments import PARTS, Layout, Part
+from feddiff.core.sharing import SHARED, Sharing, share
 from feddiff.core.spool import Manifest
 from feddiff.federator.measure import amount
-
-_SHARED: Mapping[Fixed, tuple[Part, ...]] = {
-    "full": PARTS,
-    "usplit": PARTS,
-    "ulatdec": ("bottleneck", "decoder"),
-    "udec": ("decoder",),
-}
 
 
 @dataclass(frozen=True)
@@ -93,7 +88,7 @@ class Assignment:
     up: tuple[str, ...]
     """Those that it reports."""
     personal: tuple[str, ...]
-    """Those that never leave a silo under this policy."""
+    """Those that never leave a silo."""
     reason: str
     codec: str = ""
     """Of what it reports; empty: as the rules say."""
@@ -165,27 +160,32 @@ def plan_round(
     layout: Layout,
     seed: int,
     newcomers: Collection[str] = (),
+    sharing: Sharing | None = None,
 ) -> Plan:
     """Assign the segments of ``layout`` to ``silos`` for a round, counted from 1.
 
-    ``newcomers`` have never received the whole initial model and get everything down; in round 1 that is
-    everybody. The order in which silos are given does not matter. Chance (usplit only) depends on seed,
-    round and silos alone.
+    ``newcomers`` have never received the initial model and get everything down; in round 1 that is
+    everybody. ``sharing``: what travels at all; by default what the policy shares. The order in which silos
+    are given does not matter. Chance (usplit only) depends on seed, round and silos alone.
     """
     names, new = sorted(set(silos)), set(silos if round == 1 else newcomers)
-    shared = _SHARED[policy]
+    sharing, shared = sharing or share(layout, policy), SHARED[policy]
+    less = set(layout.names) - set(sharing.shared)
     reported = dict(_split(names, seed, round)) if policy == "usplit" else {}
     assignments = []
     for silo in names:
         parts, reason = reported.get(silo, (shared, f"{_words(shared)}, as every silo"))
+        up = tuple(name for name in sharing.shared if layout[name].part in parts)
+        if without := [each.name for each in layout.segments if each.part in parts and each.name in less]:
+            reason = f"{reason}, without {', '.join(without)}"
         if silo in new:
             reason = f"{reason}; starts from the whole model"
         assignments.append(
             Assignment(
                 silo,
-                down=layout.names if silo in new else _segments(layout, shared),
-                up=_segments(layout, parts),
-                personal=_segments(layout, tuple(part for part in PARTS if part not in shared)),
+                down=layout.names if silo in new else sharing.shared,
+                up=up,
+                personal=sharing.personal,
                 reason=reason,
             )
         )
@@ -216,11 +216,6 @@ def _split(silos: list[str], seed: int, round: int) -> Iterator[tuple[str, tuple
         heads = chance.random() < 0.5
         rest: tuple[Part, ...] = ("bottleneck", "decoder") if heads else ("encoder", "bottleneck")
         yield order[-1], (rest, f"without a partner: {_words(rest)}")
-
-
-def _segments(layout: Layout, parts: Collection[Part]) -> tuple[str, ...]:
-    """Names of the segments in these parts; a model without a bottleneck has none there."""
-    return tuple(segment.name for segment in layout.segments if segment.part in parts)
 
 
 def _words(parts: tuple[Part, ...]) -> str:

@@ -18,6 +18,7 @@ from feddiff.core.spool import Transfer
 from feddiff.federator.federation import Federation
 from feddiff.federator.fold import BadUpdate, Contribution
 from feddiff.federator.journal import Round
+from feddiff.federator.weighting import LOSS, weigh, words
 
 FOLDERS = min(os.cpu_count() or 1, 4)
 """Segments that are folded at a time. Each holds a chunk or two in memory, and works outside Python's lock mostly."""
@@ -33,6 +34,8 @@ class _Fold:
     segment: str
     base: int
     silos: tuple[str, ...]
+    losses: tuple[tuple[str, float], ...]
+    """What decides their weights, where it is not fixed when the round opens: told again, it is another fold."""
 
 
 class Publisher:
@@ -55,7 +58,7 @@ class Publisher:
 
     def publish(self, current: Round, silos: Collection[str]) -> dict[str, int]:
         """Average the updates of these silos; returns the versions that this makes. Raises BadUpdate, StoreError."""
-        folds = self._folds(current, silos)
+        federation, folds = self._federation, self._folds(current, silos)
         begun = [self._begin(current, fold) for fold in folds.values()]
         try:
             for each in begun:
@@ -65,6 +68,10 @@ class Publisher:
             for _, each in self._begun.values():
                 each.exception()
             self._begun.clear()
+        if folds and federation.config.weights.by != "samples":
+            images = {silo: current.weights[silo] for fold in folds.values() for silo in fold.silos}
+            weights = weigh(federation.config.weights, images, self._losses(current))
+            log.info("round %d is averaged by %s: %s", current.round, federation.config.weights.by, words(weights))
         return {segment: fold.base + 1 for segment, fold in folds.items()}
 
     def close(self) -> None:
@@ -73,13 +80,21 @@ class Publisher:
     def _folds(self, current: Round, silos: Collection[str]) -> dict[str, _Fold]:
         """What the round makes of the updates of these silos, by segment."""
         assignments = [each for each in current.plan.assignments if each.silo in silos]
-        folds = {}
+        folds, losses = {}, self._losses(current)
         for segment in self._federation.layout.names:
             reporting = tuple(each.silo for each in assignments if segment in each.up)
             if reporting:
                 base = self._federation.current[segment]
-                folds[segment] = _Fold(current.round, segment, base, reporting)
+                told = tuple((silo, losses[silo]) for silo in reporting if silo in losses)
+                folds[segment] = _Fold(current.round, segment, base, reporting, told)
         return folds
+
+    def _losses(self, current: Round) -> dict[str, float]:
+        """What the silos of a round have told, if the rules weigh by it. Final once all of an update is committed."""
+        if self._federation.config.weights.by != "loss":
+            return {}
+        told = self._federation.journal.metrics(current.round).get(current.round, {})
+        return {silo: metrics[LOSS] for silo, metrics in told.items() if LOSS in metrics}
 
     def _begin(self, current: Round, fold: _Fold) -> Future[None]:
         known = self._begun.get(fold.segment)
@@ -93,6 +108,8 @@ class Publisher:
 
     def _fold(self, current: Round, fold: _Fold) -> None:
         versions, folder = self._federation.versions, self._federation.spool(current.round)
+        images = {silo: current.weights[silo] for silo in fold.silos}
+        weights = weigh(self._federation.config.weights, images, dict(fold.losses))
         opened: dict[str, Transfer] = {}
         try:
             for silo in fold.silos:
@@ -103,7 +120,7 @@ class Publisher:
                     raise BadUpdate(
                         silo, f"its spooled {fold.segment} was damaged on the federator's disk: {error}"
                     ) from None
-            contributions = [Contribution(silo, current.weights[silo], opened[silo]) for silo in fold.silos]
+            contributions = [Contribution(silo, weights[silo].value, opened[silo]) for silo in fold.silos]
             versions.publish(fold.segment, fold.base, fold.base + 1, contributions, current.plan.codec)
         finally:
             for each in opened.values():

@@ -69,7 +69,7 @@ class Purse:
         self._needed = least(self._rungs[budget.codecs[-1]], budget.refresh)
         self._reserve = (16 << 10) + (1 << 10) * len(layout.names)
         self._largest = max(sum(each) for each in self.lacks({}, dict.fromkeys(layout.names, 0)).values())
-        self._promised = max(2 * self._needed, self._largest if config.initial == "send" else 0)
+        self._promised = max(2 * self._needed, self._largest if config.initial != "seed" else 0)
         """Bytes of a silo and round, both directions, without which the rules could not be kept."""
 
     def check(self) -> None:
@@ -79,8 +79,8 @@ class Purse:
         cost = self._needed * (allowance.down + allowance.up)
         what = f"to refresh {len(self._layout.names)} segments within {budget.refresh} rounds as {budget.codecs[-1]}"
         largest = allowance.cost(self._largest, 0)
-        if self._config.initial == "send" and largest > cost:
-            cost, what = largest, 'to send the largest initial segment (initial = "send")'
+        if self._config.initial != "seed" and largest > cost:
+            cost, what = largest, f'to send the largest initial segment (initial = "{self._config.initial}")'
         if cost <= allowance.limit:
             if largest > allowance.limit:
                 log.warning(

@@ -69,6 +69,8 @@ class Story:
     """The same of silos' own models, which come from the silos."""
     readings: Sequence[Reading] = ()
     """What was measured, in order of rounds."""
+    kept: Mapping[str, str] = field(default_factory=dict)
+    """Segments that are not exchanged: ``personal`` or ``frozen``."""
 
     @property
     def silos(self) -> tuple[str, ...]:

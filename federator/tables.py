@@ -37,7 +37,8 @@ def by_segment(story: Story) -> str:
     rows = []
     for name, cost in story.segments.items():
         values = NONE if name == OVERHEAD else f"{story.layout[name].size:,}"
-        rows.append((name or "protocol", values, *_sizes(cost)))
+        label = f"{name} ({story.kept[name]}, not sent)" if name in story.kept else name or "protocol"
+        rows.append((label, values, *_sizes(cost)))
     return page.table(
         ("segment", "parameters", "raw", "encoded", "down", "up", "raw : wire", "retransmitted"),
         rows,

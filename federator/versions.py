@@ -5,6 +5,7 @@
     published/down.decoder.0.x-3.transfer   version 3 from nothing (a snapshot), made when a silo first needs it
     moments/decoder.0@3.safetensors         the outer optimizer's moments after that step, if it has any
     losses/decoder.0@3.safetensors          what encoding it lost, if the codec loses anything
+    averages/decoder.0@3.safetensors        the moving average of the versions up to it, if the rules want one
 
 Sits between ``fold`` and the service. Nothing here decides what is current: the journal does.
 """
@@ -24,6 +25,7 @@ from feddiff.core.feedback import Feedback
 from feddiff.core.segments import Layout
 from feddiff.core.spool import Manifest, Spool, Transfer, checksum
 from feddiff.core.store import WeightsReader, WeightsWriter
+from feddiff.federator.average import average
 from feddiff.federator.fold import Contribution, fold
 from feddiff.federator.outer import Outer
 
@@ -58,8 +60,8 @@ class Versions:
         self._encoded: dict[str, tuple[str, int]] = {}
         """Codec and payload bytes of published transfers, by name."""
         self._weights, self._published = folder / "weights", folder / "published"
-        self._moments, self._losses = folder / "moments", folder / "losses"
-        for each in (self._weights, self._published, self._moments, self._losses):
+        self._moments, self._losses, self._averages = folder / "moments", folder / "losses", folder / "averages"
+        for each in (self._weights, self._published, self._moments, self._losses, self._averages):
             each.mkdir(parents=True, exist_ok=True)
 
     def weights(self, segment: str, version: int) -> Path:
@@ -72,6 +74,12 @@ class Versions:
             with WeightsReader(place) as reader:
                 self._digests[segment, version] = reader.digest
         return self._digests.get((segment, version), "")
+
+    def model(self, segment: str, version: int) -> Path:
+        """What is drawn, exported and measured: a version's moving average if the rules want one, else the version."""
+        if not self.config.outer.ema or not version:
+            return self.weights(segment, version)
+        return self._averages / f"{segment}@{version}.safetensors"
 
     def _outer(self, segment: str, version: int) -> Path:
         return self._moments / f"{segment}@{version}.safetensors"
@@ -204,6 +212,10 @@ class Versions:
                 feedback.commit()
             spool.commit(spool.digest())
             writer.commit()
+        if self.config.outer.ema:
+            before, after = self.model(segment, base), self.model(segment, version)
+            published = self.weights(segment, version)
+            average(segment, version, self.config.outer.ema, before, published, after, codec.chunk_elements)
 
     def publish_initial(self, segment: str, reader: WeightsReader) -> None:
         """Make version 0 of the initial weights: what a silo decodes of its snapshot."""
@@ -229,9 +241,9 @@ class Versions:
         return digest.hexdigest()
 
     def keep(self, current: Mapping[str, int], folder: Path) -> None:
-        """Hard links ``folder/SEGMENT.safetensors`` to these versions: they outlive ``prune``."""
+        """Hard links ``folder/SEGMENT.safetensors`` to the model of these versions: they outlive ``prune``."""
         for segment, version in current.items():
-            (folder / f"{segment}.safetensors").hardlink_to(self.weights(segment, version))
+            (folder / f"{segment}.safetensors").hardlink_to(self.model(segment, version))
 
     def prune(self, current: Mapping[str, int]) -> None:
         """Delete versions older than ``keep_versions`` and the transfers to them; the current one always stays.
@@ -240,9 +252,8 @@ class Versions:
         that was away, and under a budget maybe the only one.
         """
         chains = {path for segment, version in current.items() for path in self._chain(segment, version)}
-        versioned = [
-            path for each in (self._weights, self._moments, self._losses) for path in each.glob("*@*.safetensors")
-        ]
+        folders = (self._weights, self._moments, self._losses, self._averages)
+        versioned = [path for each in folders for path in each.glob("*@*.safetensors")]
         for path in [*versioned, *self._published.glob("down.*.transfer")]:
             if path.suffix == ".safetensors":
                 segment, _, number = path.stem.rpartition("@")

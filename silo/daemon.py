@@ -17,12 +17,20 @@ import numpy as np
 
 from feddiff.core import console
 from feddiff.core.config import FederationConfig
-from feddiff.core.errors import FederatorUnavailable, NotFinite, RoundError, StoreError, TransferError
+from feddiff.core.errors import (
+    FederatorUnavailable,
+    NotFinite,
+    ProtocolError,
+    RoundError,
+    StoreError,
+    TransferError,
+)
+from feddiff.core.sharing import stays
 from feddiff.core.spool import Manifest, committed
 from feddiff.core.transfer import Chunk, Commit, Receiver, Sender
 from feddiff.silo.client import Client
 from feddiff.silo.display import Display
-from feddiff.silo.learner import Learner, training_seed
+from feddiff.silo.learner import Learner, Lesson, training_seed
 from feddiff.silo.local import Local
 from feddiff.silo.pulse import Pulse
 from feddiff.silo.session import RoundWork, Step, Task, next_step
@@ -51,6 +59,7 @@ class Silo:
         self._learner: Learner | None = None
         self._witness: Witness | None = None
         self._feedback, self._report_wait = True, LONGEST_REPORT_WAIT_S
+        self._stays: Callable[[str], bool] = lambda segment: False
         self._stopping = threading.Event()
         self._failures = 0
 
@@ -94,6 +103,7 @@ class Silo:
         welcome = self._client.join(0, {}, {}, "", "")
         config = local.adopt(welcome.rules)
         self._feedback = config.codec.feedback
+        self._stays = lambda segment: stays(segment, config.plan, config.personal)
         self._report_wait = min(LONGEST_REPORT_WAIT_S, config.rounds.deadline / 4)
         if self._learner is None:
             self._learner = self._make_learner(config)
@@ -119,7 +129,12 @@ class Silo:
         log.info("%s is in %s with %d images (%s)", self.name, config.name, learner.samples, learner.device)
 
     def _do(self, task: Task, work: RoundWork) -> bool:
-        """All steps of a round, from wherever the disk says we are. False if the round lost interest."""
+        """All steps of a round, from wherever the disk says we are. False if the round lost interest.
+
+        Raises ProtocolError for a task that asks for what stays here, whatever the task says of it.
+        """
+        if asked := [each.segment for each in work.up if self._stays(each.segment)]:
+            raise ProtocolError(f"the federator asks for {', '.join(asked)}, which by the rules never leaves a silo")
         self._local.tidy(work)
         while not self._stopping.is_set():
             step = next_step(task, self._local.progress(), self._due)
@@ -185,13 +200,15 @@ class Silo:
         def told(step: int, steps: int, loss: float, speed: float) -> bool:
             return pulse(step, steps, f"loss {loss:.4f}, {speed:.0f} images/s", {"loss": loss})
 
-        learned = self._learner.learn(
+        lesson = Lesson(
+            work.round,
             self._local.start(work),
             self._local.trained.averages(),
             training_seed(work.seed, work.round, self.name),
             self._local.checkpoint,
-            told,
+            [segment for segment in work.start if segment not in work.personal],
         )
+        learned = self._learner.learn(lesson, told)
         self._display.end()
         if learned is None:
             if not pulse.wanted:

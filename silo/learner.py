@@ -7,7 +7,7 @@ torch, and a benchmark of the transport can put another learner in its place.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +15,21 @@ from typing import Protocol
 from feddiff.core.config import FederationConfig
 from feddiff.core.segments import F32, Layout
 from feddiff.silo.gauge import Gauge, open_extractor
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a round's training is given; weights by segment."""
+
+    round: int
+    start: Mapping[str, F32]
+    ema: Mapping[str, F32] | None
+    """The silo's own moving average so far."""
+    seed: int
+    checkpoint: Path
+    """Where the training keeps its own, to go on from after a kill."""
+    shared: Collection[str] = ()
+    """Segments that all silos start from the same version of."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +65,7 @@ class Learner(Protocol):
         """The model of the federation's seed, by segment in layout order."""
         ...
 
-    def learn(
-        self, start: Mapping[str, F32], ema: Mapping[str, F32] | None, seed: int, checkpoint: Path, told: Told
-    ) -> Learned | None:
+    def learn(self, lesson: Lesson, told: Told) -> Learned | None:
         """One round's training; None if ``told`` abandoned it."""
         ...
 
@@ -87,28 +100,25 @@ class ImageLearner:
     def initial(self) -> Mapping[str, F32]:
         from feddiff.core import diffusion
 
-        return self._vectors(diffusion.initial_state(self.config))
+        return self.layout.gather(diffusion.initial_state(self.config))
 
-    def learn(
-        self, start: Mapping[str, F32], ema: Mapping[str, F32] | None, seed: int, checkpoint: Path, told: Told
-    ) -> Learned | None:
+    def learn(self, lesson: Lesson, told: Told) -> Learned | None:
         from feddiff.silo import trainer
 
         done = trainer.train(
             self.config,
-            self.layout.scatter(start),
+            self.layout.scatter(lesson.start),
             self.images,
-            seed,
-            ema=self.layout.scatter(ema) if ema else None,
-            checkpoint=checkpoint,
+            lesson.seed,
+            round=lesson.round,
+            shared=[each.name for name in lesson.shared for each in self.layout[name].parameters],
+            ema=self.layout.scatter(lesson.ema) if lesson.ema else None,
+            checkpoint=lesson.checkpoint,
             progress=lambda at: told(at.step, at.steps, at.loss, at.images_per_second),
         )
         if done is None:
             return None
-        return Learned(self._vectors(done.state), self._vectors(done.ema) if done.ema else None, done.metrics)
-
-    def _vectors(self, state: Mapping[str, F32]) -> dict[str, F32]:
-        return {segment.name: segment.gather(state) for segment in self.layout.segments}
+        return Learned(self.layout.gather(done.state), self.layout.gather(done.ema) if done.ema else None, done.metrics)
 
 
 def training_seed(federation_seed: int, round: int, silo: str) -> int:

@@ -40,10 +40,18 @@ PURE = {
     "federator/planner.py",
     "federator/rounds.py",
     "federator/sampling.py",
+    "federator/weighting.py",
+    "silo/schedule.py",
     "silo/session.py",
 }
 HEAVY = {"torch", "diffusers", "sklearn", "matplotlib"}
-HEAVY_MODULES = {"core/diffusion.py", "silo/trainer.py"}
+HEAVY_MODULES = {
+    "core/diffusion.py",
+    "silo/checkpoint.py",
+    "silo/descent.py",
+    "silo/proximal.py",
+    "silo/trainer.py",
+}
 """Imported only inside functions of the others, so that a daemon starts and `--help` answers at once."""
 MAX_LINES = 300
 

@@ -19,6 +19,7 @@ from feddiff.bench.evaluation import Evaluation
 from feddiff.bench.outcome import Outcome
 from feddiff.bench.partition import Split
 from feddiff.bench.reference import QualitySection, Reference, stage
+from feddiff.bench.sections import SamplesSection
 from feddiff.core import diffusion
 from feddiff.core.config import FederationConfig, from_table
 from feddiff.core.quality import Measured, measure
@@ -192,7 +193,7 @@ class TestPictures:
     def test_the_denoising_moves_from_noise_to_the_grid(
         self, names: tuple[str, ...], config: FederationConfig, tmp_path: Path
     ) -> None:
-        asked = sweep.SamplesSection(count=20, steps=30)
+        asked = SamplesSection(count=20, steps=30)
         outcome = planted(config, tmp_path, *names)
         (tmp_path / "moving.png").write_bytes(pictures.denoising(outcome, asked))
         with Image.open(tmp_path / "moving.png") as moving:

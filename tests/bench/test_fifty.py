@@ -13,6 +13,7 @@ from feddiff.bench.host import HostedLearner
 from feddiff.bench.partition import Split
 from feddiff.core.config import from_table
 from feddiff.federator import desk
+from feddiff.silo.learner import Lesson
 
 SILOS, SAMPLED, ROUNDS = 50, 10, 5
 LARGEST_MB = 1500
@@ -44,7 +45,7 @@ def test_trainings_in_one_process_take_turns(tmp_path: Path) -> None:
             time.sleep(0.1)  # the other one would come in between
             return True
 
-        assert learner.learn(start, None, 1, tmp_path / f"{name}.safetensors", told) is not None
+        assert learner.learn(Lesson(1, start, None, 1, tmp_path / f"{name}.safetensors"), told) is not None
 
     threads = [threading.Thread(target=train, args=name) for name in "ab"]
     for thread in threads:

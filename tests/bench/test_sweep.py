@@ -215,6 +215,14 @@ class TestCells:
         else:  # two silos
             assert (of["centralised"].steps, of["alone"].steps) == (12, 6)
 
+    def test_baselines_have_no_rounds_and_nobody_to_be_held_to(self, tmp_path: Path) -> None:
+        keys = 'schedule = "cosine"\nwarmup = 12\nproximal = 0.1\nclip = 1.0\nb'
+        text = TINY.replace("baselines = []\n", "").replace("count = 1\n", "count = 20\n").replace("2\nb", f"2\n{keys}")
+        plain = TINY.replace("baselines = []\n", "").replace("count = 1\n", "count = 20\n")
+        found, others = (cells(tmp_path, each)[1:] for each in (text, plain.replace("2\nb", "2\nclip = 1.0\nb")))
+        assert [cell.kind for cell in found] == ["centralised", "alone"]
+        assert [cell.config for cell in found] == [cell.config for cell in others]
+
     tables = st.recursive(
         st.one_of(st.text(st.characters(exclude_categories=["Cs", "Cc"])), st.booleans(), st.integers(-9, 9))
         | st.floats(allow_nan=False, allow_infinity=False),

@@ -82,3 +82,50 @@ def test_federations_that_began_before_there_were_samples_keep_their_digest() ->
 )
 def test_what_a_round_cannot_do_without(rounds: dict[str, int], needed: int) -> None:
     assert digits(rounds={"participants": 5, **rounds}).rounds.needed == needed
+
+
+OLD = "55789d90a4c684ebaa066b37227ccb29efb075a767aab8d5ba0d17e35dab86bf"
+"""Of the rules of the test before, by a federator that knew none of these keys."""
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "default", "other"),
+    [
+        ("training", "proximal", 0.0, 0.1),
+        ("training", "accumulate", 1, 2),
+        ("training", "schedule", "constant", "cosine"),
+        ("training", "warmup", 0, 2),
+        ("training", "clip", None, 1.0),
+        ("weights", "by", "samples", "uniform"),
+        ("outer", "ema", 0.0, 0.5),
+    ],
+)
+def test_a_later_key_is_in_the_digest_only_if_it_changes_anything(
+    section: str, key: str, default: object, other: object
+) -> None:
+    rounds = {"count": 3, "participants": 5, "quorum": 4}
+    assert digits(rounds=rounds, **{section: {key: default}}).digest == OLD
+    changed = digits(rounds=rounds, **{section: {key: other}})
+    assert changed.digest != OLD
+    assert parse(changed.canonical()) == changed
+
+
+@pytest.mark.parametrize(
+    ("tables", "names"),
+    [
+        ({"training": {"proximal": -1.0}}, r"training\.proximal"),
+        ({"training": {"clip": 0.0}}, r"training\.clip"),
+        ({"training": {"accumulate": 0}}, r"training\.accumulate"),
+        ({"training": {"schedule": "step"}}, r"training\.schedule"),
+        ({"training": {"warmup": 3}}, r"training\.warmup 3 is not less than rounds\.count 3"),
+        ({"weights": {"by": "size"}}, r"weights\.by"),
+        ({"weights": {"by": "loss"}}, 'weights: by = "loss" needs q'),
+        ({"weights": {"q": 1.0}}, 'weights: by = "loss" needs q'),
+        ({"weights": {"by": "loss", "q": 21.0}}, r"weights\.q"),
+        ({"outer": {"ema": 1.0}}, r"outer\.ema"),
+        ({"plan": "ulatdec", "outer": {"ema": 0.5}}, r"outer\.ema is of the global model"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(tables: dict[str, Any], names: str) -> None:
+    with pytest.raises(ConfigError, match=names):
+        digits(rounds={"count": 3}, **tables)

@@ -21,7 +21,7 @@ from feddiff.silo.client import Client
 from feddiff.silo.daemon import Silo
 from feddiff.silo.display import Display
 from feddiff.silo.gauge import Gauge
-from feddiff.silo.learner import Learned, Told
+from feddiff.silo.learner import Learned, Lesson, Told
 from feddiff.silo.local import Local, read_identity
 
 
@@ -37,23 +37,24 @@ class Noise:
         self.labels: Mapping[str, int] = {}
         self.starts: dict[int, Mapping[str, F32]] = {}
         self.results: dict[int, Mapping[str, F32]] = {}
+        self.metrics = {"loss": 1.0}
+        """What every training tells at its end."""
 
-    def learn(
-        self, start: Mapping[str, F32], ema: Mapping[str, F32] | None, seed: int, checkpoint: Path, told: Told
-    ) -> Learned | None:
+    def learn(self, lesson: Lesson, told: Told) -> Learned | None:
         if not told(1, 2, 2.0, 1.0):
             return None
-        self.starts[seed] = start
+        seed = lesson.seed
+        self.starts[seed] = lesson.start
         self._hold(seed)
         if not told(2, 2, 1.0, 1.0):
             return None
         random = np.random.default_rng(seed)
         weights = {
             name: vector + np.float32(0.01) * random.standard_normal(vector.size, np.float32)
-            for name, vector in sorted(start.items())
+            for name, vector in sorted(lesson.start.items())
         }
         self.results[seed] = weights
-        return Learned(weights, None, {"loss": 1.0})
+        return Learned(weights, None, dict(self.metrics))
 
 
 def main() -> int:

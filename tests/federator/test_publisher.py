@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from feddiff.core.codec import CODECS
 from feddiff.core.config import from_table
+from feddiff.core.sections import WeightsConfig
 from feddiff.core.segments import F32, cut
 from feddiff.core.spool import Spool, checksum
 from feddiff.core.store import WeightsReader, save
@@ -19,6 +21,7 @@ from feddiff.federator.federation import Federation
 from feddiff.federator.fold import BadUpdate
 from feddiff.federator.ledger import Entry
 from feddiff.federator.publisher import Publisher
+from feddiff.federator.weighting import LOSS
 
 LAYOUT = cut([("conv_in.weight", (30,)), ("mid_block.a", (2500,)), ("up_blocks.0.a", (1500,))])
 SILOS = ("clinic-a", "clinic-b", "clinic-c")
@@ -134,3 +137,67 @@ def test_a_bad_update_is_named_and_the_others_can_go_on(federation: Federation) 
     with pytest.raises(BadUpdate, match=SILOS[1]):
         publisher.publish(federation.round, SILOS)
     assert set(publisher.publish(federation.round, (SILOS[0], SILOS[2]))) == set(LAYOUT.names)
+
+
+def weighed(federation: Federation, **keys: Any) -> None:
+    federation.config = federation.config.model_copy(update={"weights": WeightsConfig.model_validate(keys)})
+
+
+def tell(federation: Federation, silo: str, loss: float) -> None:
+    assert federation.report(silo, 1, "submitting", 0, 0, {LOSS: loss})
+
+
+class TestWeights:
+    """Clinics of 1, 2 and 3 images, which move every weight to 3, 6 and 12."""
+
+    VALUES = (3.0, 6.0, 12.0)
+
+    def publish(self, federation: Federation, silos: tuple[str, ...] = SILOS) -> set[float]:
+        assert federation.round is not None
+        Publisher(federation).publish(federation.round, silos)
+        return {published(federation, name, 1) for name in LAYOUT.names}
+
+    def test_uniform(self, federation: Federation) -> None:
+        weighed(federation, by="uniform")
+        for silo, value in zip(SILOS, self.VALUES, strict=True):
+            hand_in(federation, silo, value)
+        assert self.publish(federation) == {7.0}
+
+    def test_by_loss(self, federation: Federation) -> None:
+        """q = 2, losses 2, 1, 2: weights 4, 2, 12; (4 3 + 2 6 + 12 12) / 18."""
+        weighed(federation, by="loss", q=2.0)
+        for silo, value, loss in zip(SILOS, self.VALUES, (2.0, 1.0, 2.0), strict=True):
+            tell(federation, silo, loss)
+            hand_in(federation, silo, value)
+        (value,) = self.publish(federation)
+        assert value == pytest.approx(168 / 18, rel=1e-6)
+
+    def test_who_told_no_loss_is_named_and_the_others_go_on(self, federation: Federation) -> None:
+        weighed(federation, by="loss", q=1.0)
+        for silo, value in zip(SILOS, self.VALUES, strict=True):
+            if silo != SILOS[1]:
+                tell(federation, silo, 1.0)
+            hand_in(federation, silo, value)
+        with pytest.raises(BadUpdate, match=f"{SILOS[1]}: it told no"):
+            self.publish(federation)
+        assert self.publish(federation, (SILOS[0], SILOS[2])) == {(3 + 3 * 12) / 4}
+
+    def test_a_loss_told_again_counts_also_in_what_was_folded_ahead(self, federation: Federation) -> None:
+        """All segments have the same weights, also those that were complete before the silo thought better of it."""
+        weighed(federation, by="loss", q=1.0)
+        publisher = Publisher(federation)
+        for silo, value in zip(SILOS, self.VALUES, strict=True):
+            federation.journal.measure(1, silo, {LOSS: 6.0 if silo == SILOS[0] else 1.0})
+            hand_in(federation, silo, value)
+        publisher.ahead([])
+        federation.journal.measure(1, SILOS[0], {LOSS: 1.0})
+        assert federation.round is not None
+        publisher.publish(federation.round, SILOS)
+        assert {published(federation, name, 1) for name in LAYOUT.names} == {(3 + 2 * 6 + 3 * 12) / 6}
+
+    def test_after_all_is_committed_nothing_is_heard_any_more(self, federation: Federation) -> None:
+        weighed(federation, by="loss", q=1.0)
+        tell(federation, SILOS[0], 2.0)
+        hand_in(federation, SILOS[0], 3.0)
+        assert not federation.report(SILOS[0], 1, "submitting", 0, 0, {LOSS: 9.0})
+        assert federation.journal.metrics(1)[1][SILOS[0]] == {LOSS: 2.0}

@@ -18,6 +18,7 @@ from feddiff.core.errors import DataError, NotFinite, WrongShape
 from feddiff.core.images import Images
 from feddiff.core.segments import F32
 from feddiff.silo import trainer
+from feddiff.silo.descent import Descent
 from feddiff.silo.trainer import Progress, Trained, train
 
 TINY = {
@@ -260,13 +261,13 @@ def test_every_image_once_an_epoch_and_exactly_so_many_steps(
 
 def test_every_image_is_seen_once_an_epoch_in_another_order(monkeypatch: pytest.MonkeyPatch) -> None:
     images, seen = Images(np.arange(20, dtype=np.uint8).repeat(64).reshape(20, 1, 8, 8), None, {}, ()), list[int]()
-    step: Callable[..., float] = trainer._Learner.step
+    step: Callable[..., float] = Descent.step
 
     def watched(self: Any, pixels: torch.Tensor, *rest: Any) -> float:
         seen.extend(pixels[:, 0, 0, 0].tolist())
         return step(self, pixels, *rest)
 
-    monkeypatch.setattr(trainer._Learner, "step", watched)
+    monkeypatch.setattr(Descent, "step", watched)
     run(federation(training={"epochs": 2}), images)
     assert sorted(seen[:20]) == sorted(seen[20:]) == list(range(20))
     assert seen[:20] != seen[20:]

@@ -1,0 +1,132 @@
+"""Sweeps over personal and frozen segments, and from a published model."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from feddiff.bench import baseline, sweep
+from feddiff.bench.cell import Cell
+from feddiff.bench.dataset import stage
+from feddiff.bench.savings import Parts, table
+from feddiff.bench.setting import settings
+from feddiff.bench.table import Entry
+from feddiff.core import diffusion
+from feddiff.core.config import from_table
+from feddiff.core.errors import ConfigError
+from feddiff.silo.trained import Trained
+
+TINY = """\
+name = "tiny"
+baselines = [{baselines}]
+{top}
+[federation]
+preset = "digits-8"
+[federation.training]
+steps = 2
+batch_size = 8
+[data]
+images = 60
+[grid]
+silos = [2]
+{grid}
+"""
+
+
+def cells(folder: Path, grid: str = "", top: str = "", baselines: str = "") -> list[Cell]:
+    (folder / "sweep.toml").write_text(TINY.format(grid=grid, top=top, baselines=baselines))
+    return sweep.load(folder / "sweep.toml").cells("digest")
+
+
+def test_each_list_of_segments_is_a_cell(tmp_path: Path) -> None:
+    found = cells(tmp_path, 'personal = [[], ["decoder.1"]]\nfrozen = [0, 2, ["encoder.in"]]')
+    assert [(each.config.personal, each.config.frozen) for each in found] == [
+        ((), 0), ((), 2), ((), ("encoder.in",)),
+        (("decoder.1",), 0), (("decoder.1",), 2), (("decoder.1",), ("encoder.in",)),
+    ]  # fmt: skip
+    assert len({each.key for each in found}) == 6
+    told = [(each.settings["personal"], each.settings["frozen"]) for each in found]
+    assert told == [
+        (None, None), (None, 2), (None, "encoder.in"),
+        ("decoder.1", None), ("decoder.1", 2), ("decoder.1", "encoder.in"),
+    ]  # fmt: skip
+    assert "personal decoder.1 frozen 2 " in str(found[4])
+    for each in found:
+        again = from_table(__import__("tomllib").loads(each.rules()), "again")
+        assert again.digest == each.config.digest
+
+
+def test_a_cell_that_keeps_nothing_is_the_one_of_before(tmp_path: Path) -> None:
+    (plain,) = cells(tmp_path)
+    (same,) = cells(tmp_path, "personal = [[]]\nfrozen = [0]")
+    assert plain.key == same.key
+    assert plain.settings == same.settings
+
+
+def test_baselines_freeze_what_the_federations_freeze_and_know_nothing_of_personal(tmp_path: Path) -> None:
+    found = cells(tmp_path, 'personal = [[], ["decoder.1"]]\nfrozen = [0, 2]', baselines='"alone"')
+    alone = [each for each in found if each.kind == "alone"]
+    assert [(each.config.personal, each.config.frozen) for each in alone] == [((), 0), ((), 2)]
+
+
+def published(folder: Path, seed: int) -> Path:
+    rules = from_table({"preset": "digits-8", "seed": seed}, "test")
+    folder.mkdir()
+    save_file(diffusion.initial_state(rules), folder / "diffusion_pytorch_model.safetensors")
+    return folder
+
+
+def test_a_published_model_is_beside_the_sweep_and_decides_its_cells(tmp_path: Path) -> None:
+    published(tmp_path / "one", 1)
+    published(tmp_path / "two", 2)
+    (first,), (again,) = (cells(tmp_path, top='initial = "one"') for _ in range(2))
+    (second,), (plain,) = cells(tmp_path, top='initial = "two"'), cells(tmp_path)
+    assert first.key == again.key
+    assert len({first.key, second.key, plain.key}) == 3
+    assert [each.config.initial for each in (first, second, plain)] == ["file", "file", "send"]
+    assert sweep.load(tmp_path / "sweep.toml").initial is None
+    with pytest.raises(ConfigError, match="none holds no diffusion_pytorch_model|none"):
+        cells(tmp_path, top='initial = "none"')
+    with pytest.raises(ConfigError, match="name the published model: initial = PATH"):
+        (tmp_path / "sweep.toml").write_text('[federation]\npreset = "digits-8"\ninitial = "file"\n')
+        sweep.load(tmp_path / "sweep.toml").cells("digest")
+
+
+def test_training_alone_from_a_published_model_leaves_its_first_segments(tmp_path: Path) -> None:
+    """Hadjigeorgiou's isolation: frozen base layers, and nobody to average with."""
+    model = published(tmp_path / "model", 1)
+    cell = cells(tmp_path, "frozen = [3]", top='initial = "model"', baselines='"alone"')[-1]
+    images = stage("digits", None, 5, 60, False, tmp_path / "images")
+    names = list(images.train.deal(cell.split, 2, 0, 1, tmp_path / "run" / "data"))
+    baseline.train(cell.config, names, tmp_path / "run", lambda _: None, threading.Event(), model)
+    layout = diffusion.layout(cell.config)
+    begun = layout.gather(diffusion.initial_state(from_table({"preset": "digits-8", "seed": 1}, "test")))
+    for name in names:
+        weights = Trained(tmp_path / "run" / "silos" / name).weights()
+        assert [np.array_equal(weights[each], begun[each]) for each in layout.names] == [True] * 3 + [False] * 4
+
+
+def test_settings_are_told_apart_by_what_they_keep_and_have_no_closed_form_of_the_plan(tmp_path: Path) -> None:
+    def entry(cell: Cell) -> Entry:
+        totals = {"down": 1, "up": 1, "down_parameters": 5, "up_parameters": 5, "loss": 0.1}
+        result: dict[str, Any] = {
+            "totals": totals,
+            "quality": {},
+            "rounds": [],
+            "rules": cell.config.model_dump(mode="json"),
+        }
+        return Entry(cell.key, str(cell), cell.settings, json.loads(json.dumps(result)), "")
+
+    kept = settings([entry(each) for each in cells(tmp_path, 'personal = [["decoder.1"], []]\nfrozen = [0, 2]')])
+    assert [each.name for each in kept] == [
+        "full fp32 personal decoder.1", "full fp32 personal decoder.1 frozen 2", "full fp32", "full fp32 frozen 2",
+    ]  # fmt: skip
+    whole = Parts(10, 20, 30)
+    assert "Of the model used" in table(kept, whole)
+    assert "Of the model used" not in table([each for each in kept if each.name != "full fp32"], whole)
