@@ -6,7 +6,6 @@ Everything of a result is plain data, ready for JSON; its parts are those of out
 from __future__ import annotations
 
 import io
-import os
 import platform
 import sys
 import threading
@@ -22,6 +21,7 @@ from feddiff.bench.dataset import Dataset
 from feddiff.bench.evaluation import Evaluation, losses
 from feddiff.bench.reference import Reference, stage, threads
 from feddiff.bench.sweep import Sweep
+from feddiff.core import console
 from feddiff.core.config import FederationConfig
 
 _SOFTWARE = ("feddiff", "torch", "diffusers", "numpy", "grpcio")
@@ -56,6 +56,7 @@ def run(
             list(counts),
             folder,
             processes=sweep.processes,
+            jobs=jobs,
             patience_s=sweep.rules.patience,
             told=told,
             stop=stop,
@@ -97,7 +98,7 @@ def software() -> dict[str, str]:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             found[name] = "not installed"
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPUs"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{console.cpus()} CPUs"
     return found | {"platform": f"{sys.platform} {platform.machine()}", "device": device}
 
 

@@ -20,7 +20,6 @@ that a finished cell is known again and a changed one is another.
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -39,6 +38,7 @@ from feddiff.core.errors import ConfigError, DataError
 from feddiff.core.sections import Count, Seconds, Section
 
 MOST_CELLS = 10_000
+PROCESSES = 4
 SHIPPED = Path(__file__).parent / "sweeps"
 """The literature's, by name."""
 T = TypeVar("T")
@@ -96,7 +96,7 @@ class SweepSection(Section):
     passes: Count | None = None
     baselines: Several[Literal["centralised", "alone"]] = ("centralised", "alone")
     processes: Annotated[int, Field(ge=1, le=256)] | None = None
-    """That the silos of a cell share; as many as there are CPUs, four at most."""
+    """That the silos of a cell share, four if it is not given; but no more than the cell's share of the CPUs."""
     patience: Seconds = 3600.0
     """Seconds that a round of a cell may take before the cell is given up."""
     federation: dict[str, Any]
@@ -135,7 +135,7 @@ class Sweep:
 
     @property
     def processes(self) -> int:
-        return self.rules.processes or min(os.cpu_count() or 1, 4)
+        return self.rules.processes or PROCESSES
 
     def cells(self, data_digest: str, folders: int = 0) -> list[Cell]:
         """Every cell once, federations first. ``folders``: silos that the data has, for the split of that name.

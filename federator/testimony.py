@@ -38,20 +38,26 @@ def keep(federation: Federation, silo: str, round: int, numbers: Sequence[Measur
     if grid:
         grids.check(grid)
     with federation.changed:
-        federation.hear(silo)
-        if federation.open_round() != round:
-            raise RoundClosed(f"round {round} is over; the measurement of {silo} came too late")
-        if federation.assignment(silo) is None:
-            raise NotSelected(f"{silo} has no part in round {round}")
-        if not quality.due(round, federation.config.rounds.count):
-            raise ProtocolError(f"round {round} is not one that is measured")
-        ledger = federation.ledger
-        known = {(each.measured.metric, each.measured.against) for each in ledger.quality(round) if each.of == silo}
-        if len(known | {(each.metric, each.against) for each in checked}) > MAX_NUMBERS:
-            raise TooLarge(f"{silo} tells more than {MAX_NUMBERS} numbers of round {round}")
-        if grid:
-            grids.keep(federation.folder, round, silo, grid)
-        ledger.measure(round, silo, checked)
+        _admit(federation, silo, round, quality, checked)
+    # Outside the lock, for it waits for the disk; what is told last of a round replaces what was told before.
+    if grid:
+        grids.keep(federation.folder, round, silo, grid)
+    with federation.changed:
+        _admit(federation, silo, round, quality, checked)
+        federation.ledger.measure(round, silo, checked)
+
+
+def _admit(
+    federation: Federation, silo: str, round: int, quality: QualityConfig, checked: Sequence[Measured]
+) -> None:
+    """The lock is held. Raises as ``keep`` does."""
+    federation.hear(silo)
+    if federation.open_round() != round:
+        raise RoundClosed(f"round {round} is over; the measurement of {silo} came too late")
+    if federation.assignment(silo) is None:
+        raise NotSelected(f"{silo} has no part in round {round}")
+    if not quality.due(round, federation.config.rounds.count):
+        raise ProtocolError(f"round {round} is not one that is measured")
 
 
 def plain(text: str, length: int) -> str:

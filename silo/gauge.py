@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from feddiff.core.classes import proportional
 from feddiff.core.config import FederationConfig
 from feddiff.core.errors import FedDiffError, StoreError
 from feddiff.core.features import Extractor, check_digest
@@ -72,7 +73,7 @@ class Gauge:
             steps=self._quality.steps,
             sampler=self._quality.sampler,
             seed=seed,
-            labels=self._labels(seed),
+            labels=self._labels(),
             batch=min(BATCH, self._config.training.batch_size),
             progress=drawing,
         )
@@ -123,13 +124,12 @@ class Gauge:
         digest.update(np.ascontiguousarray(pixels).data)
         return folder / f"{digest.hexdigest()[:32]}.{kind}"
 
-    def _labels(self, seed: int) -> list[int] | None:
-        """A class for each sample, in the proportions of the silo's images to within one, in no order."""
+    def _labels(self) -> list[int] | None:
+        """A class for each sample, in the proportions of the silo's images."""
         if not self._config.conditional or self._images.labels is None:
             return None
-        known, count = np.sort(self._images.labels), self._quality.samples
-        drawn = known[(2 * np.arange(count) + 1) * len(known) // (2 * count)]
-        return [int(label) for label in np.random.default_rng(seed).permutation(drawn)]
+        counts = np.bincount(self._images.labels, minlength=len(self._config.data.classes))
+        return proportional(counts.tolist(), self._quality.samples)
 
     def _grid(self, samples: npt.NDArray[np.uint8]) -> bytes:
         """A PNG of the first samples; of fewer, if it would be too large. Empty if not even one fits."""
