@@ -20,6 +20,7 @@ that a finished cell is known again and a changed one is another.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,7 +39,6 @@ from feddiff.core.errors import ConfigError, DataError
 from feddiff.core.sections import Count, Seconds, Section
 
 MOST_CELLS = 10_000
-PROCESSES = 4
 SHIPPED = Path(__file__).parent / "sweeps"
 """The literature's, by name."""
 T = TypeVar("T")
@@ -95,8 +95,8 @@ class SweepSection(Section):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")] = "sweep"
     passes: Count | None = None
     baselines: Several[Literal["centralised", "alone"]] = ("centralised", "alone")
-    processes: Annotated[int, Field(ge=1, le=256)] | None = None
-    """That the silos of a cell share, four if it is not given; but no more than the cell's share of the CPUs."""
+    processes: Annotated[int, Field(ge=1, le=256)] = 4
+    """That the silos of a cell share, but no more than its share of the CPUs."""
     patience: Seconds = 3600.0
     """Seconds that a round of a cell may take before the cell is given up."""
     federation: dict[str, Any]
@@ -118,24 +118,25 @@ class Sweep:
     def where(self) -> str:
         return str(self.file)
 
-    def images(self, into: Path) -> Dataset:
-        """The images, staged in a run's folder; paths are relative to the sweep's file. Raises DataError."""
+    def sources(self) -> tuple[str, str | None]:
+        """Where the images are, and held-out ones; paths are relative to the sweep's file. Raises DataError."""
         data, home = self.rules.data, self.file.parent
         path = data.path if data.path == BUILT_IN else str(home / data.path)
         test = None if data.test is None else str(home / data.test)
         for each in (path, test):
             if each not in (None, BUILT_IN) and not Path(str(each)).exists():
                 raise DataError(f"{each} does not exist; name the images with --data (and --test)")
-        return stage(path, test, data.held_out, data.images, self.by_silo, into)
+        return path, test
+
+    def images(self, into: Path) -> Dataset:
+        """The images, staged in a run's folder. Raises DataError."""
+        data = self.rules.data
+        return stage(*self.sources(), data.held_out, data.images, self.by_silo, into)
 
     @property
     def by_silo(self) -> bool:
         """Whether each folder of the data is a silo."""
         return any("folders" in grid.split for grid in self.rules.grid)
-
-    @property
-    def processes(self) -> int:
-        return self.rules.processes or PROCESSES
 
     def cells(self, data_digest: str, folders: int = 0) -> list[Cell]:
         """Every cell once, federations first. ``folders``: silos that the data has, for the split of that name.
@@ -185,7 +186,11 @@ class Sweep:
                 raise ConfigError(f"{self.where}: passes decides rounds.count, and needs local epochs, not steps")
             # A round in which only some take part is only a part of a pass.
             local = config.training.epochs * (config.rounds.sampled or silos)
-            rounds["count"] = max(self.rules.passes * silos // local, 1)
+            images = self.rules.passes * silos
+            if images % local:
+                multiple = local // math.gcd(local, silos)
+                raise ConfigError(f"{self.where}: passes must be a multiple of {multiple}, or change epochs")
+            rounds["count"] = images // local
             config = from_table(table, self.where)
         return Cell("federated", config, dealt, silos, f"{data_digest} {self._measured}", economy, table)
 

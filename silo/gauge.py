@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from feddiff.core.classes import proportional
 from feddiff.core.config import FederationConfig
-from feddiff.core.errors import FedDiffError, StoreError
+from feddiff.core.errors import DataError, FedDiffError, StoreError
 from feddiff.core.features import Extractor, check_digest
 from feddiff.core.quality import Features, measure
 from feddiff.core.segments import F32
@@ -110,7 +110,14 @@ class Gauge:
         path = self._cached(folder, "moments")
         if path.exists():
             return path.read_bytes()
-        data = self.reference(folder, told).moments().to_bytes()
+        found = self.reference(folder, told)
+        count, size = found.values.shape
+        if count <= size:
+            raise DataError(
+                f"moments of {count} images give their features away, for an image has {size};"
+                f" at least {size + 1} images are needed, or an extractor of fewer features"
+            )
+        data = found.moments().to_bytes()
         path.parent.mkdir(exist_ok=True)
         write_atomic(path, data)
         return data
@@ -156,20 +163,23 @@ def open_extractor(config: FederationConfig, path: Path | None) -> Extractor | N
         if path is not None:
             log.warning("--extractor %s is not used: this federation's rules have no [quality]", path)
         return None
+    asked = {
+        "the quality of this silo's model": config.silos_measure,
+        "a grid of its model's samples": config.silos_measure and quality.grids,
+        "statistics of its images": config.wants_statistics,
+    }
+    wanted = [what for what, whether in asked.items() if whether]
     if path is None:
-        wanted = [
-            *(["the quality of this silo's model"] if config.silos_measure else []),
-            *(["statistics of its images"] if config.wants_statistics else []),
-        ]
         if wanted:
             log.warning(
                 "the federation asks for %s; to measure it, give --extractor FILE, the TorchScript file of SHA-256 %s;"
-                " without it this silo takes part and tells neither",
+                " without it this silo takes part and tells nothing of this",
                 " and ".join(wanted),
                 quality.extractor,
             )
         return None
     check_digest(path, quality.extractor)  # before it is loaded: a network is code
+    log.info("this silo will tell the federator %s", " and ".join(wanted) or "nothing of its quality: nobody asks")
     return Extractor.load(path, quality.kind)
 
 
