@@ -57,7 +57,7 @@ def gauge(place: Path, extractor: Path, reference: Path | None) -> list[Measured
     from feddiff.core.quality import measure
     from feddiff.federator import reference as references
 
-    torch.set_num_threads(max((os.cpu_count() or 1) - 1, 1))  # one is for the rounds
+    torch.set_num_threads(max(console.cpus() - 1, 1))  # one is for the rounds
     folder, config = place.parent.parent, parse((place / RULES).read_bytes())
     quality = config.quality
     if quality is None:

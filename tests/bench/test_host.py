@@ -94,7 +94,7 @@ def test_a_cell_takes_no_more_than_its_share_of_the_cpus(
         if len(started) == 1 + hosts:
             raise FedDiffError("enough")
 
-    monkeypatch.setattr(trial.console, "cpus", lambda: 6)
+    monkeypatch.setattr("feddiff.core.console.cpus", lambda: 6)
     monkeypatch.setattr("subprocess.Popen", start)
     monkeypatch.setattr(trial, "_ending", contextlib.nullcontext)
     with pytest.raises(FedDiffError, match="enough"):
