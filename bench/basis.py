@@ -27,19 +27,22 @@ class Basis:
     def of(cls, number: Mapping[str, Any], drawn: Mapping[str, Any] | None = None) -> Basis:
         """Of one entry of ``quality.metrics``; ``drawn`` has the sampler and its steps, where they are known."""
         known = drawn or {}
+        # Each silo's model against the silo's own images: of as many sizes as there are silos.
+        own = known.get("of") == "silos" and number["against"] == "training"
         return cls(
             number["extractor"],
             number["digest"],
             number["samples"],
-            number["reference"],
-            number["against"],
+            0 if own else number["reference"],
+            "own training" if own else number["against"],
             str(known.get("sampler") or ""),
             int(known.get("steps") or 0),
         )
 
     def __str__(self) -> str:
         drawn = f" ({self.sampler}, {self.steps} steps)" if self.sampler else ""
-        reference = f" against {self.reference:,} {self.against} images" if self.reference else ""
+        count = f"{self.reference:,} " if self.reference else ""
+        reference = f" against {count}{self.against} images" if self.against else ""
         return f"{self.samples:,} samples{drawn}{reference}, extractor {self.extractor} {self.digest[:8] or 'unknown'}"
 
 

@@ -54,6 +54,7 @@ def run(
     if jobs < 1:
         raise ConfigError(f"--jobs must be at least 1 (got {jobs})")
     sweep.cells("", folders=2)  # a mistake in the file is said before anything is made
+    sweep.sources()
     # Signals last: what Ray does with them is not ours.
     with _owned(out), launcher.opened(on, out, jobs, options) as start, stoppable() as stop:
         images = sweep.images(out / "data")

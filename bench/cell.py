@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from feddiff.bench.partition import Split
 from feddiff.core.config import FederationConfig
+from feddiff.core.sections import OuterConfig
 
 Kind = Literal["federated", "centralised", "alone"]
 
@@ -34,7 +35,13 @@ class Cell:
     @property
     def key(self) -> str:
         """Names the cell's files; the end is a digest of all that decides the outcome."""
-        decisive = (self.kind, self.config.digest, str(self.split), self.silos, self.basis)
+        decisive = (
+            self.kind,
+            self.config.model_copy(update={"name": "cell"}).digest,
+            str(self.split),
+            self.silos,
+            self.basis,
+        )
         digest = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:8]
         codec = self.config.codec
         told = [self.config.plan, f"{codec.up}-{codec.down}"] if self.kind == "federated" else [self.kind]
@@ -61,6 +68,7 @@ class Cell:
             "outer_rate": config.outer.learning_rate if federated else None,
             "personal": ", ".join(config.personal) or None,
             "frozen": (config.frozen if isinstance(config.frozen, int) else ", ".join(config.frozen)) or None,
+            **{f"outer_{name}": value for name, value in _options(config.outer, federated).items()},
             "silos": self.silos,
             "sampled": config.rounds.sampled if federated else None,
             "split": self.split.kind if self.kind != "centralised" else None,
@@ -82,9 +90,19 @@ class Cell:
         if self.kind == "alone":
             return f"alone K={self.silos} {self.split} {work}"
         codec = known["up"] if known["up"] == known["down"] else f"{known['up']}/{known['down']}"
-        outer = "" if known["outer"] == "sgd" or self.economy else f" {known['outer']}"
+        told = "/".join(f"{value:g}" for value in _options(self.config.outer, True).values() if value is not None)
+        outer = "" if known["outer"] == "sgd" or self.economy else f" {known['outer']} {known['outer_rate']:g}/{told}"
         taken = f" {known['sampled']} sampled" if known["sampled"] else ""
         return f"{known['plan']} {self.economy or codec}{outer} K={self.silos}{taken} {self.split} {work}"
+
+
+def _options(outer: OuterConfig, federated: bool) -> dict[str, float | None]:
+    """What its optimizer makes use of; None for the rest."""
+    used = {"momentum": ("momentum",), "nesterov": ("momentum",), "sgd": ()}.get(
+        outer.optimizer, ("beta1", "beta2", "tau")
+    )
+    options = ("momentum", "beta1", "beta2", "tau")
+    return {name: getattr(outer, name) if federated and name in used else None for name in options}
 
 
 def toml(table: Mapping[str, Any]) -> str:

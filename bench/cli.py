@@ -12,6 +12,7 @@ from pathlib import Path
 from feddiff.core import console
 
 FAILED = 1
+_SHIPPED = ", ".join(sorted(path.stem for path in (Path(__file__).parent / "sweeps").glob("*.toml")))
 _CODES = """\
 exit codes: 0 done; 1 some cells failed (the others are done; run it again to try them anew); 2 wrong usage;
 66 no images; 74 the disk; 78 a file or flag says what cannot be; 130 interrupted (run it again to go on)"""
@@ -20,7 +21,7 @@ exit codes: 0 done; 1 some cells failed (the others are done; run it again to tr
 def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(
         prog="feddiff-bench",
-        description="Sweeps of real federations on this machine: bytes on the wire against quality.",
+        description="Sweeps of real federations, here or on a cluster: bytes on the wire against quality.",
         epilog=_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -46,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     partition.add_argument("--seed", type=int, default=0)
     partition.add_argument("--chart", type=Path, metavar="CHART.PNG", help="draw who has how many of which class")
     run = add("run", "Run the cells of a sweep that are not there yet.")
-    run.add_argument("sweep", type=Path, metavar="SWEEP", help="a TOML file, or a shipped one by name: feddiffuse, jin")
+    run.add_argument("sweep", type=Path, metavar="SWEEP", help=f"a TOML file, or a shipped one: {_SHIPPED}")
     run.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run's folder; go on with the same")
     run.add_argument("--data", type=Path, metavar="DIR", help="other images than the sweep names: a folder, an archive")
     run.add_argument("--test", type=Path, metavar="DIR", help="held-out ones; without it some of --data are held out")
@@ -78,7 +79,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parser().parse_args(arguments)
+    root = parser()
+    options = root.parse_args(arguments)
+    if options.command == "compare" and len(options.runs) < 2:
+        root.error("compare needs two runs or more")
     commands = {"partition": _partition, "run": _sweep, "cell": _cell, "features": _features, "report": _report}
     commands |= {"compare": _compare}
     return console.run("feddiff-bench", lambda: commands[options.command](options))

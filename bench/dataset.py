@@ -72,7 +72,7 @@ class Dataset:
     """What a run trains on and what it never trains on."""
 
     digest: str
-    """SHA-256 of names and sizes, and of which are held out."""
+    """SHA-256 of names and contents, and of which are held out."""
     train: Folder
     test: Path
     """LABEL/IMAGE."""
@@ -85,11 +85,18 @@ def folder(root: Path, by_silo: bool = False) -> Folder:
             f"{root} is no folder; images are expected in {root}/LABEL/, in an archive ({', '.join(KINDS)}), "
             f"or name the built-in {BUILT_IN!r}"
         )
-    found = []
+    found, arrays = [], 0
     for place, folders, files in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".")]
         here = Path(place).relative_to(root)
-        found += [here / name for name in files if not name.startswith(".") and Path(name).suffix.lower() in FORMATS]
+        seen = [here / name for name in files if not name.startswith(".")]
+        found += [path for path in seen if path.suffix.lower() in FORMATS]
+        arrays += sum(path.suffix.lower() == ".npy" for path in seen)
+    if arrays:  # of many images each, maybe, where here one file is one image
+        raise DataError(
+            f"{root} holds {arrays} .npy files, which silos read, but here cannot be dealt; take them out, or name one"
+            " of them as an archive, with its labels beside it"
+        )
     if by_silo:
         found = [path for path in found if len(path.parts) > 1]
     if not found:
@@ -118,7 +125,9 @@ def stage(path: str, test: str | None, held_out: int, limit: int | None, by_silo
     digest = hashlib.sha256()
     for part in (train, held):
         for image in part.images:
-            digest.update(f"{image.as_posix()}\0{(part.root / image).stat().st_size}\n".encode())
+            with (part.root / image).open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            digest.update(f"{image.as_posix()}\0{content}\n".encode())
         digest.update(b"\n")
     home = into / digest.hexdigest()[:16]
     if not home.exists():

@@ -2,6 +2,10 @@
 
 After the training, before the result is written. Samples of each model are held against the real images that it, or in
 a federation any silo of it, trained on ("training") and against those that no cell ever trains on ("test").
+
+A silo's own model is asked for the classes that its silo has, and those of the test images are others. To hold each
+against them would measure the mix and not the pictures. So silos' models are held against the test images together: as
+many samples as of one global model, of each silo's as its share of the images is.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import numpy as np
 
 from feddiff.bench.outcome import GLOBAL, Outcome, State, finite
 from feddiff.bench.reference import Real, Reference, progress
+from feddiff.core.classes import proportional
 from feddiff.core.errors import DataError
 from feddiff.core.moments import fid
 from feddiff.core.quality import Features, Measured, class_distribution, measure, measure_copies, personalisation
@@ -23,8 +28,6 @@ from feddiff.core.quality import Features, Measured, class_distribution, measure
 if TYPE_CHECKING:
     from feddiff.core.images import Images
 
-LOOKED_AT, DRAWS = 500, 40
-"""Held-out images by which the validation loss is told, at most; noise levels at which each of them is asked."""
 PIXELS_CPU, PIXELS_GPU = 1 << 16, 1 << 19
 """Of the images that are sampled together: what is fast and fits."""
 BATCH = 512
@@ -32,6 +35,7 @@ NAMED = 256
 """More classes than these are not counted one by one."""
 CHECKED = ("share", "expected", "threshold", "copying", "authentic")
 """Of the memorisation check."""
+TOGETHER = "silos together"
 SAID = 5
 """Cautions of one metric, at most, where there are many models."""
 
@@ -53,9 +57,14 @@ class Evaluation:
         count = f"{self.reference.asked.samples} samples of each model"
         self.told(f"measuring by {count}: {', '.join(self.outcome.models)}"[:100])
         own = {name: self._trained_on(name) for name in self.outcome.models}
-        samples = {name: self._samples(name, read, own[name]) for name, read in self.outcome.models.items()}
+        # A global model in the shares of the test images, as the federator asks it while it trains.
+        like = {name: self.reference.test if name == GLOBAL else real for name, real in own.items()}
+        samples = {name: self._samples(name, read, like[name]) for name, read in self.outcome.models.items()}
         found: dict[str, Any] = {"sampler": self.reference.asked.sampler, "steps": self._steps}
-        rows = [row for against in ("training", "test") for row in self._metrics(samples, own, against)]
+        trained = {name: real.features for name, real in own.items()}
+        rows = self._metrics(samples, trained, "training")
+        whole = samples if GLOBAL in samples else {TOGETHER: self._together(samples, own)}
+        rows += self._metrics(whole, dict.fromkeys(whole, self.reference.test.features), "test")
         if self.reference.asked.copies:
             found["memorisation"], copies = self._memorisation(samples, own)
             rows += copies
@@ -67,14 +76,26 @@ class Evaluation:
             found["personalisation"] = self._personalisation(samples[GLOBAL])
         return found
 
-    def _metrics(self, samples: Mapping[str, Features], own: Mapping[str, Real], against: str) -> list[dict[str, Any]]:
+    def _together(self, samples: Mapping[str, Features], own: Mapping[str, Real]) -> Features:
+        """Samples of all silos' models, of each the first ones, in the proportion of the silos' images."""
+        places = proportional([len(real.names) for real in own.values()], self.reference.asked.samples)
+        parts = [(each, places.count(place)) for place, each in enumerate(samples.values())]
+        likely = [each.probabilities[:count] for each, count in parts if each.probabilities is not None]
+        return replace(
+            parts[0][0],
+            values=np.concatenate([each.values[:count] for each, count in parts]),
+            probabilities=np.concatenate(likely) if likely else None,
+        )
+
+    def _metrics(
+        self, samples: Mapping[str, Features], real: Mapping[str, Features], against: str
+    ) -> list[dict[str, Any]]:
         """A row for each metric, over the models: their mean; the spread is theirs where there are several."""
         rows: dict[str, dict[str, Measured]] = {}
         failed: dict[str, str] = {}
         for name, drawn in samples.items():
-            real = own[name] if against == "training" else self.reference.test
             try:
-                for number in measure(drawn, real.features, against):
+                for number in measure(drawn, real[name], against):
                     rows.setdefault(number.metric, {})[name] = number
             except DataError as error:
                 failed[name] = str(error)
@@ -107,7 +128,8 @@ class Evaluation:
         failed: dict[str, str] = {}
         for name, drawn in samples.items():
             try:
-                check, numbers = measure_copies(drawn, own[name].features, self.reference.test.features)
+                held_out = self.reference.test.among(own[name])
+                check, numbers = measure_copies(drawn, own[name].features, held_out.features)
             except DataError as error:
                 failed[name] = str(error)
                 continue
@@ -172,14 +194,11 @@ class Evaluation:
 
 
 def losses(outcome: Outcome, test: Images) -> dict[str, Any]:
-    """The validation loss of each model on the held-out images, or as many of them as say enough, and their mean."""
-    from feddiff.core.validation import validation_loss
+    """The validation loss of each model on the held-out images, and their mean."""
+    from feddiff.core.validation import DRAWS, MOST, validation_loss
 
-    count = min(len(test.pixels), LOOKED_AT)
-    places = np.arange(count) * len(test.pixels) // count
-    pixels, labels = test.pixels[places], None if test.labels is None else test.labels[places]
     by = {
-        name: finite(validation_loss(outcome.config, read(), pixels, labels, draws=DRAWS))
+        name: finite(validation_loss(outcome.config, read(), test.pixels, test.labels))
         for name, read in outcome.models.items()
     }
     known = [value for value in by.values() if value is not None]
@@ -187,7 +206,7 @@ def losses(outcome: Outcome, test: Images) -> dict[str, Any]:
         "mean": statistics.fmean(known) if known else None,
         "deviation": statistics.stdev(known) if len(known) > 1 else None,
         "by": by,
-        "images": count,
+        "images": min(len(test.pixels), MOST),
         "draws": DRAWS,
     }
 

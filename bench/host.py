@@ -20,17 +20,38 @@ from feddiff.bench.perturb import Perturber
 from feddiff.core import console
 from feddiff.core.config import FederationConfig
 from feddiff.core.errors import FedDiffError
+from feddiff.core.features import Extractor
 from feddiff.core.identity import Invitation
+from feddiff.core.segments import F32
 from feddiff.silo import enroll
 from feddiff.silo.client import Client
 from feddiff.silo.daemon import Silo
 from feddiff.silo.display import Display
+from feddiff.silo.gauge import Gauge
+from feddiff.silo.gauge import Told as Drawn
 from feddiff.silo.learner import ImageLearner, Learned, Learner, Lesson, Told
 from feddiff.silo.local import Local
+from feddiff.silo.readings import Reading
 
 GRACE_S = 10.0
 """How long the silos of a host may take to stop once one of them has failed."""
 LOOK_S = 0.2
+
+
+class HostedGauge(Gauge):
+    """Measures in the turns of the trainings: samples and features are as hard on memory and CPUs."""
+
+    def __init__(self, learner: ImageLearner, extractor: Extractor, turns: threading.Semaphore) -> None:
+        super().__init__(learner.config, learner.images, extractor)
+        self._turns = turns
+
+    def measure(self, vectors: Mapping[str, F32], seed: int, folder: Path, told: Drawn) -> Reading:
+        with self._turns:
+            return super().measure(vectors, seed, folder, told)
+
+    def statistics(self, folder: Path, told: Drawn) -> bytes:
+        with self._turns:
+            return super().statistics(folder, told)
 
 
 class HostedLearner(ImageLearner):
@@ -41,6 +62,8 @@ class HostedLearner(ImageLearner):
     ) -> None:
         super().__init__(config, folder, extractor)
         self._turns = turns
+        if self.extractor is not None:
+            self.gauge = HostedGauge(self, self.extractor, turns)
 
     def learn(self, lesson: Lesson, told: Told) -> Learned | None:
         with self._turns:

@@ -88,13 +88,15 @@ def _silo_model(layout: Layout, state: Path) -> State:
 
     def read() -> dict[str, F32]:
         trained = Trained(state)
-        return layout.scatter(trained.averages() or trained.weights())
+        # Not its moving averages, if it keeps any: a global model has none to be held against.
+        return layout.scatter(trained.weights())
 
     return read
 
 
 def _cost(federation: Federation) -> dict[str, Any]:
     """Bytes by round, by segment and in all, both ways; losses and quality beside. ``raw``: FULL without a codec."""
+    from feddiff.federator.gauge import HELD
     from feddiff.federator.ledger import GLOBAL as NOBODY
     from feddiff.federator.measure import mean
 
@@ -115,6 +117,8 @@ def _cost(federation: Federation) -> dict[str, Any]:
         losses = {silo: of[silo]["loss"] for silo in each.silos if "loss" in of.get(silo, {})}
         quality = [
             {"of": GLOBAL if reading.of == NOBODY else reading.of, **asdict(reading.measured)}
+            # What the federator of a cell holds are the run's test images.
+            | ({"against": "test"} if reading.measured.against == HELD else {})
             for reading in federation.ledger.quality(each.round)
             if math.isfinite(reading.measured.value)
         ]

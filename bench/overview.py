@@ -157,7 +157,8 @@ def results(settings: Sequence[Setting], front: Sequence[Setting]) -> str:
     told = f"Mean ± standard deviation over {'the' if len(seeds) > 1 else most} seeds. " if most > 1 else "One seed. "
     told += f"Bold: the best mean of its part. {FRONT}: on the Pareto front."
     if any(each.of == "silos" for each in settings):
-        told += " °: no global model, so the number is the mean over the silos' own models."
+        told += " °: no global model, so the silos' own are measured: against the test images by samples of all of them"
+        told += " together, as many of each as its share of the images is; else it is their mean."
     blocks.append(page.note(told))
     for column in found:
         for place, basis in enumerate(column.bases):

@@ -99,7 +99,7 @@ def chart(settings: Sequence[Setting], value: Read, axis: str, looks: Mapping[st
         keys = [*plan_keys(dict.fromkeys(each.plan for each in marked)), *variant_keys(shown)]
         keys.append(Line2D([], [], color=FAINT, linewidth=4, alpha=0.45, label="Pareto front"))
         if any(each.of == "silos" for each in marked):
-            label = "hollow: mean of silos' models"
+            label = "hollow: silos' own models"
             keys.append(Line2D([], [], linestyle="", marker="o", markerfacecolor="white", color=INK, label=label))
         figure.legend(handles=keys, loc="outside lower center", ncols=min(len(keys), 4 if columns == 1 else 9))
     return figure

@@ -12,13 +12,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import tempfile
 import threading
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +29,8 @@ from pydantic import Field, model_validator
 
 from feddiff.bench.dataset import Dataset, folder
 from feddiff.bench.partition import Split
+from feddiff.core import console
+from feddiff.core.classes import proportional
 from feddiff.core.config import FederationConfig
 from feddiff.core.errors import ConfigError, DataError, StoreError
 from feddiff.core.quality import Features
@@ -101,27 +102,29 @@ class Real:
     def within(self, place: Path) -> Real:
         """Those that lie in a folder LABEL/IMAGE too: a silo's. Raises StoreError if none does."""
         there = {image.as_posix() for image in folder(place).images}
-        rows = [row for row, name in enumerate(self.names) if name in there]
-        if not rows:
+        found = self._only([row for row, name in enumerate(self.names) if name in there])
+        if found is None:
             raise StoreError(f"{place} holds none of the run's images")
-        values, likely = self.features.values[rows], self.features.probabilities
-        kept = replace(self.features, values=values, probabilities=None if likely is None else likely[rows])
-        return Real(tuple(self.names[row] for row in rows), kept)
+        return found
 
     def labels(self, config: FederationConfig, count: int) -> list[int] | None:
-        """Classes for ``count`` samples, in the proportion of these images; None for a model without classes.
-
-        Dealt one by one as Sainte-Laguë deals seats: 0, 1, 2, … cyclically if there are as many images of each.
-        """
+        """Classes for ``count`` samples, in the proportion of these images; None for a model without classes."""
         if not config.conditional:
             return None
         of = Counter(name.partition("/")[0] for name in self.names)
-        turns = [
-            ((2 * turn + 1) / of[name], label)
-            for label, name in enumerate(config.data.classes)
-            for turn in range(-(-count * of[name] // len(self.names)) + 1 if of[name] else 0)
-        ]
-        return [label for _, label in sorted(turns)[:count]]
+        return proportional([of[name] for name in config.data.classes], count)
+
+    def among(self, others: Real) -> Real:
+        """Those of labels that the others have, too; all, if there are none."""
+        labels = {name.partition("/")[0] for name in others.names}
+        return self._only([row for row, name in enumerate(self.names) if name.partition("/")[0] in labels]) or self
+
+    def _only(self, rows: Sequence[int]) -> Real | None:
+        if not rows:
+            return None
+        values, likely = self.features.values[rows], self.features.probabilities
+        kept = replace(self.features, values=values, probabilities=None if likely is None else likely[rows])
+        return Real(tuple(self.names[row] for row in rows), kept)
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,9 +176,8 @@ def stage(
 
 def threads(config: FederationConfig, jobs: int = 1) -> int:
     """To sample and measure with: a cell's share of the CPUs, but of small images no more than can be kept busy."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # Threads that wait for each other spin; beside other work that made 8x8 images ten to thirty times slower.
-    return max(min(cpus // jobs, int(config.model["sample_size"]) // PIXELS_A_THREAD), 1)
+    return max(min(console.cpus() // jobs, int(config.model["sample_size"]) // PIXELS_A_THREAD), 1)
 
 
 def progress(what: str, say: Callable[[str], None], stop: threading.Event) -> Callable[[int, int], None]:

@@ -6,7 +6,6 @@ Everything of a result is plain data, ready for JSON; its parts are those of out
 from __future__ import annotations
 
 import io
-import os
 import platform
 import sys
 import threading
@@ -22,6 +21,7 @@ from feddiff.bench.dataset import Dataset
 from feddiff.bench.evaluation import Evaluation, losses
 from feddiff.bench.reference import Reference, stage, threads
 from feddiff.bench.sweep import Sweep
+from feddiff.core import console
 from feddiff.core.config import FederationConfig
 
 _SOFTWARE = ("feddiff", "torch", "diffusers", "numpy", "grpcio")
@@ -55,7 +55,8 @@ def run(
             cell.rules(None if meanwhile is None else _quality(meanwhile, cell.config)),
             list(counts),
             folder,
-            processes=sweep.processes,
+            processes=sweep.rules.processes,
+            jobs=jobs,
             patience_s=sweep.rules.patience,
             told=told,
             stop=stop,
@@ -79,7 +80,7 @@ def run(
         "label": str(cell),
         "settings": cell.settings,
         "rules": finished.config.model_dump(mode="json"),
-        "data": {"path": data.path, "digest": dataset.digest, "silos": counts},
+        "data": {"path": Path(data.path).name, "digest": dataset.digest, "silos": counts},
         **finished.told,
         "quality": measured,
         "samples": sweep.rules.samples.model_dump(),
@@ -99,7 +100,7 @@ def software() -> dict[str, str]:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             found[name] = "not installed"
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPUs"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{console.cpus()} CPUs"
     return found | {"platform": f"{sys.platform} {platform.machine()}", "device": device}
 
 

@@ -65,8 +65,8 @@ class SweepSection(Section):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")] = "sweep"
     passes: Count | None = None
     baselines: Several[Literal["centralised", "alone"]] = ("centralised", "alone")
-    processes: Annotated[int, Field(ge=1, le=256)] | None = None
-    """That the silos of a cell share; as many as there are CPUs, four at most."""
+    processes: Annotated[int, Field(ge=1, le=256)] = 4
+    """That the silos of a cell share, but no more than its share of the CPUs."""
     patience: Seconds = 3600.0
     """Seconds that a round of a cell may take before the cell is given up."""
     initial: str | None = None

@@ -87,7 +87,7 @@ class Setting:
 
     @property
     def of(self) -> str:
-        """Whose quality: ``global``, or ``silos``, then it is the mean of their own models'."""
+        """Whose quality: ``global``, or ``silos``, their own models' (bench/evaluation.py says how)."""
         return str(self.results[0]["quality"].get("of", "global"))
 
     def total(self, *names: str) -> Spread | None:

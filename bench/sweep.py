@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import os
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -57,24 +57,25 @@ class Sweep:
     def where(self) -> str:
         return str(self.file)
 
-    def images(self, into: Path) -> Dataset:
-        """The images, staged in a run's folder; paths are relative to the sweep's file. Raises DataError."""
+    def sources(self) -> tuple[str, str | None]:
+        """Where the images are, and held-out ones; paths are relative to the sweep's file. Raises DataError."""
         data, home = self.rules.data, self.file.parent
         path = data.path if data.path == BUILT_IN else str(home / data.path)
         test = None if data.test is None else str(home / data.test)
         for each in (path, test):
             if each not in (None, BUILT_IN) and not Path(str(each)).exists():
                 raise DataError(f"{each} does not exist; name the images with --data (and --test)")
-        return stage(path, test, data.held_out, data.images, self.by_silo, into)
+        return path, test
+
+    def images(self, into: Path) -> Dataset:
+        """The images, staged in a run's folder. Raises DataError."""
+        data = self.rules.data
+        return stage(*self.sources(), data.held_out, data.images, self.by_silo, into)
 
     @property
     def by_silo(self) -> bool:
         """Whether each folder of the data is a silo."""
         return any("folders" in grid.split for grid in self.rules.grid)
-
-    @property
-    def processes(self) -> int:
-        return self.rules.processes or min(os.cpu_count() or 1, 4)
 
     def cells(self, data_digest: str, folders: int = 0) -> list[Cell]:
         """Every cell once, federations first. ``folders``: silos that the data has, for the split of that name.
@@ -131,7 +132,11 @@ class Sweep:
                 raise ConfigError(f"{self.where}: passes decides rounds.count, and needs local epochs, not steps")
             # A round in which only some take part is only a part of a pass.
             local = config.training.epochs * (config.rounds.sampled or silos)
-            rounds["count"] = max(self.rules.passes * silos // local, 1)
+            images = self.rules.passes * silos
+            if images % local:
+                multiple = local // math.gcd(local, silos)
+                raise ConfigError(f"{self.where}: passes must be a multiple of {multiple}, or change epochs")
+            rounds["count"] = images // local
             config = from_table(table, self.where)
         return Cell("federated", config, dealt, silos, f"{data_digest} {self._measured}", economy, table)
 

@@ -8,7 +8,6 @@ their labels; the bytes are the ledger's, the loss is that of the published mode
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import subprocess
 import sys
@@ -23,6 +22,7 @@ import numpy.typing as npt
 
 from feddiff.bench.loopback import free_port
 from feddiff.bench.partition import dirichlet
+from feddiff.core import console
 from feddiff.core.config import load
 from feddiff.core.errors import FedDiffError
 from feddiff.core.validation import validation_loss
@@ -104,6 +104,7 @@ def federate(
     folder: Path,
     *,
     processes: int = PROCESSES,
+    jobs: int = 1,
     patience_s: float = PATIENCE_S,
     told: Callable[[str], None] = lambda line: None,
     stop: threading.Event | None = None,
@@ -113,7 +114,8 @@ def federate(
 ) -> Path:
     """Run the federation of these rules (TOML) to its end; returns its federation.toml, whose folder has all it left.
 
-    Silo NAME trains on ``folder/data/NAME`` and keeps its state in ``folder/silos/NAME``; they share ``processes``.
+    Silo NAME trains on ``folder/data/NAME`` and keeps its state in ``folder/silos/NAME``; they share ``processes``,
+    but no more than there are CPUs for one of ``jobs`` federations at a time, and train as many at once as those are.
     ``told`` gets the federator's lines about closed rounds and what it measures of them. Rules with ``[quality]`` need
     the ``extractor``'s file, and the federator's ``reference`` images; ``initial``: the published model to begin with,
     for rules that want one. Raises ConfigError for wrong rules, FedDiffError
@@ -128,11 +130,13 @@ def federate(
     seeing = [] if extractor is None else ["--extractor", str(extractor)]
     held = [] if reference is None else ["--reference", str(reference)]
     begun = [] if initial is None else ["--initial", str(initial)]
+    cpus = max(console.cpus() // jobs, 1)
+    processes = min(processes, cpus)
     commands = {"federator": ["feddiff.federator.cli", "serve", "--config", str(config), *seeing, *held, *begun]}
     for number in range(processes):
         hosted = tokens[number::processes]
         where = [f"127.0.0.1:{port}", str(folder / "silos"), "--data", str(folder / "data"), *seeing]
-        where += ["--trainings", str(max((os.cpu_count() or 1) // processes, 1))]
+        where += ["--trainings", str(cpus // processes)]
         if hosted:
             commands[f"silos-{number + 1}"] = ["feddiff.bench.host", *where, *hosted]
     with contextlib.ExitStack() as stack:

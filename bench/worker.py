@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
 import tempfile
 import threading
@@ -23,6 +24,7 @@ from typing import Any
 from feddiff.bench import campaign
 from feddiff.bench.cell import Cell
 from feddiff.bench.dataset import Dataset
+from feddiff.bench.reference import CONVNET
 from feddiff.bench.sweep import Sweep
 from feddiff.core.errors import ConfigError, FedDiffError
 from feddiff.core.store import write_atomic
@@ -40,7 +42,11 @@ def run(out: Path, key: str, share: int, say: Callable[[str], None]) -> bool:
     sweep, images = campaign.opened(out)
     cells = {cell.key: cell for cell in sweep.cells(images.digest, len(images.train.silos))}
     if key not in cells:
-        raise ConfigError(f"the sweep of {out} has no cell {key!r:.200}; run it with the feddiff that began it")
+        quality = sweep.rules.quality
+        file = "" if quality is None or quality.extractor == CONVNET else f"{quality.file(sweep.file.parent)} or "
+        raise ConfigError(
+            f"the sweep of {out} has no cell {key!r:.200}; if it had, {file}feddiff is another than when the run began"
+        )
     with campaign.stoppable() as stop, _alone(out, key, say, stop):
         if (out / "cells" / f"{key}.json").exists():
             say("done by another process")
@@ -66,7 +72,7 @@ def _run(
         write_atomic(place.with_name(f"{cell.key}.json"), json.dumps(found, indent=1, allow_nan=False).encode())
     except Exception as error:
         reason = error.sentence if isinstance(error, FedDiffError) else repr(error)
-        line = " ".join(reason.split())
+        line = " ".join(reason.split()).replace(f"{out}{os.sep}", "")  # a result holds no absolute path of the machine
         write_atomic(place.with_name(f"{cell.key}.failed"), f"{line}\n".encode())
         shutil.rmtree(folder / "data", ignore_errors=True)
         say(f"failed: {line}")

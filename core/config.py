@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
@@ -159,7 +160,7 @@ class FederationConfig(Section):
     def columns(self, count: int) -> int:
         """Images in a row of a grid that is about square: each column is of one class, if there are any."""
         classes = len(self.data.classes) if self.conditional else 1
-        return classes * max(round(count**0.5 / classes), 1)
+        return classes * max(round(math.sqrt(count) / classes), 1)
 
     @property
     def conditional(self) -> bool:

@@ -60,6 +60,13 @@ def give_back() -> None:
         trim(0)
 
 
+def cpus() -> int:
+    """CPUs that this process may use, one at least: those of its affinity, and no more than Slurm gave its task."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    task = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    return max(min(found, int(task)), 1) if task.isdecimal() else found
+
+
 def many_files() -> None:
     """Take all the open files that the system allows: every silo needs a socket, and its spools."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)

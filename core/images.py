@@ -85,10 +85,10 @@ def read_images(folder: Path, config: FederationConfig) -> Images:
             else:
                 pixels += b"".join(read)
                 labels += [label] * len(read)
-    if not labels:
-        raise DataError(_nothing(folder, config, skipped))
     if skipped:
         logger.warning("%s: %d files cannot be used: %s", folder, len(skipped), _some(skipped, 5))
+    if not labels:
+        raise DataError(_nothing(folder, config, skipped))
     names = {-1: "", **dict(enumerate(config.data.classes))}
     return Images(
         pixels=np.frombuffer(pixels, np.uint8).reshape(-1, channels, size, size),
@@ -221,7 +221,9 @@ def _nothing(folder: Path, config: FederationConfig, skipped: list[tuple[Path, s
     classes = config.data.classes
     where = f"into one folder for each class ({', '.join(classes)})" if classes else "there"
     message = f"{folder} holds no usable image; put PNG, JPEG, TIFF, BMP or .npy files {where}"
-    return f"{message}; skipped: {_some(skipped, 3)}" if skipped else message
+    # No names here: an error's text may go where the images' names must not.
+    reasons = Counter(reason for _, reason in skipped).most_common(3)
+    return f"{message}; skipped: {'; '.join(f'{n} x {reason}' for reason, n in reasons)}" if skipped else message
 
 
 def _some(skipped: list[tuple[Path, str]], limit: int) -> str:

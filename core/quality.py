@@ -8,7 +8,7 @@ samples and reference are the same (Chong & Forsyth 2020, arXiv 1911.07023), so 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,7 +79,8 @@ def measure(
     """All metrics that there is enough for: of ``Moments`` only FID, of a classifier's features also those of classes.
 
     fid, kid, precision, recall, inception_score and class_kl, in this order. A FID of no more samples or images than
-    features is marked. Raises DataError for features of two extractors, or for too few images to say anything.
+    features is marked, and says what there were too few images for. Raises DataError for features of two extractors, or
+    for too few images for a FID.
     """
     cautions = (samples.caution,) if samples.caution else ()
     size = samples.values.shape[1]
@@ -97,20 +98,27 @@ def measure(
         return Measured(metric, value, spread, len(samples.values), *basis, samples.extractor, samples.digest, marks)
 
     moments = reference if isinstance(reference, Moments) else reference.moments()
-    results = [found("fid", fid(samples.moments(), moments))]
+    distance, others, lacking = fid(samples.moments(), moments), list[Measured](), list[str]()
+
+    def attempt(make: Callable[[], Iterable[Measured]]) -> None:
+        try:
+            others.extend(make())
+        except DataError as error:
+            lacking.append(str(error))
+
     if isinstance(reference, Features):
-        results.append(found("kid", *kid(samples.values, reference.values, seed=seed)))
-        precision, recall = precision_recall(samples.values, reference.values, k)
-        results += [found("precision", precision), found("recall", recall)]
+        real = reference
+        attempt(lambda: [found("kid", *kid(samples.values, real.values, seed=seed))])
+        pair = ("precision", "recall")
+        attempt(lambda: map(found, pair, precision_recall(samples.values, real.values, k)))
     if samples.probabilities is not None:
-        results.append(found("inception_score", *inception_score(samples.probabilities, seed=seed), alone=True))
+        likely = samples.probabilities
+        attempt(lambda: [found("inception_score", *inception_score(likely, seed=seed), alone=True)])
         if isinstance(reference, Features) and reference.probabilities is not None:
-            classes = samples.probabilities.shape[1]
-            labels = [
-                each.probabilities.argmax(axis=1) for each in (samples, reference) if each.probabilities is not None
-            ]
-            results.append(found("class_kl", class_distribution(labels[0], labels[1], classes).divergence))
-    return tuple(results)
+            drawn, seen = (each.argmax(axis=1) for each in (likely, reference.probabilities))
+            attempt(lambda: [found("class_kl", class_distribution(drawn, seen, likely.shape[1]).divergence)])
+    biased += tuple(lacking)
+    return found("fid", distance), *others
 
 
 def measure_copies(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -194,13 +194,16 @@ def export(config: Path, folder: Path) -> None:
 
 def _drawn(folder: Path) -> tuple[list[tuple[str, Path]], list[tuple[str, Path]]]:
     """(the newest round's picture of the global model, the newest ones of silos' own), with titles."""
-    shared = [
-        (f"global model, round {int(path.stem[6:])}", path) for path in sorted(folder.glob("samples/round-*.png"))
-    ]
-    rounds = [sorted(each.glob("*.png")) for each in sorted(folder.glob("grids/round-*"))]
-    newest = next((paths for paths in reversed(rounds) if paths), [])
-    own = [(f"{path.stem}, round {int(path.parent.name[6:])}", path) for path in newest]
-    return shared[-1:], own[:GRIDS]
+    shared = [(f"global model, round {round}", path) for round, path in _by_round(folder.glob("samples/round-*.png"))]
+    silos = [(round, sorted(each.glob("*.png"))) for round, each in _by_round(folder.glob("grids/round-*"))]
+    round, newest = next((each for each in reversed(silos) if each[1]), (0, []))
+    return shared[-1:], [(f"{path.stem}, round {round}", path) for path in newest[:GRIDS]]
+
+
+def _by_round(paths: Iterable[Path]) -> list[tuple[int, Path]]:
+    """Those that are named as ``round-0005``, in order of the rounds; an operator's own files are not."""
+    named = [(path.stem.removeprefix("round-"), path) for path in paths]
+    return sorted((int(number), path) for number, path in named if number.isdecimal())
 
 
 def story(federation: Federation, samples: list[tuple[str, Path]]) -> Story:

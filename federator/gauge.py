@@ -18,9 +18,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from feddiff.core import console
+from feddiff.core.classes import proportional
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,7 +57,7 @@ def gauge(place: Path, extractor: Path, reference: Path | None) -> list[Measured
     from feddiff.core.quality import measure
     from feddiff.federator import reference as references
 
-    torch.set_num_threads(max((os.cpu_count() or 1) - 1, 1))  # one is for the rounds
+    torch.set_num_threads(max(console.cpus() - 1, 1))  # one is for the rounds
     folder, config = place.parent.parent, parse((place / RULES).read_bytes())
     quality = config.quality
     if quality is None:
@@ -65,20 +66,23 @@ def gauge(place: Path, extractor: Path, reference: Path | None) -> list[Measured
     if network.digest != quality.extractor:
         raise ConfigError(f"{extractor} has changed: its SHA-256 is {network.digest}")
     images = None if reference is None else read_images(reference, config)
+    silos = json.loads((place / SILOS).read_text())
     known: Features | None = None
     if quality.reference == "held":
         if reference is None or images is None:
             raise ConfigError("there is no folder of reference images")
         known = references.features(folder, reference, images, network, config, _telling("reference images seen"))
     state = _state(place, folder)
-    samples = _sample(config, state)
+    samples = _sample(config, state, _classes(config, images, silos))
     _picture(config, samples, folder / "samples" / f"round-{int(place.name.removeprefix('round-')):04}.png")
     pixels = np.ascontiguousarray(samples.transpose(0, 3, 1, 2))
     found = network.features(pixels, progress=_telling("samples seen"))
     if known is not None:
         numbers = list(measure(found, known, HELD))
     else:
-        union, missing = everybodys(folder, json.loads((place / SILOS).read_text()), found.values.shape[1])
+        union, missing = everybodys(
+            folder, {name: silo["samples"] for name, silo in silos.items()}, found.values.shape[1]
+        )
         caution = (f"without {', '.join(missing)}",) if missing else ()
         numbers = [
             replace(each, cautions=(*each.cautions, *caution)) if each.reference else each
@@ -128,7 +132,19 @@ def _state(place: Path, folder: Path) -> dict[str, F32]:
     return layout.scatter(vectors)
 
 
-def _sample(config: FederationConfig, state: dict[str, F32]) -> npt.NDArray[np.uint8]:
+def _classes(config: FederationConfig, images: Images | None, silos: Mapping[str, Any]) -> list[int] | None:
+    """Those that the samples are asked for: in the shares of what they are held against."""
+    if not config.conditional or config.quality is None:
+        return None
+    names = config.data.classes
+    if config.quality.reference == "held" and images is not None:
+        counts = [images.counts.get(name, 0) for name in names]
+    else:
+        counts = [sum(silo["labels"].get(name, 0) for silo in silos.values()) for name in names]
+    return proportional(counts, config.quality.samples)
+
+
+def _sample(config: FederationConfig, state: dict[str, F32], classes: list[int] | None) -> npt.NDArray[np.uint8]:
     """(N, H, W, C). The noise is the same in every round, so that two rounds' pictures show the same attempts."""
     from feddiff.core import diffusion
 
@@ -140,12 +156,13 @@ def _sample(config: FederationConfig, state: dict[str, F32]) -> npt.NDArray[np.u
         steps=config.quality.steps,
         sampler=config.quality.sampler,
         seed=config.seed,
+        labels=classes,
         progress=_telling("samples drawn"),
     )
 
 
 def _picture(config: FederationConfig, samples: npt.NDArray[np.uint8], out: Path) -> None:
-    """The first samples as a PNG, one column for each class if there are classes."""
+    """The first samples as a PNG; a column is of one class if there are as many images of each."""
     from feddiff.core import diffusion
     from feddiff.core.store import write_atomic
 
@@ -157,18 +174,11 @@ def _picture(config: FederationConfig, samples: npt.NDArray[np.uint8], out: Path
 
 
 def _validation(config: FederationConfig, state: dict[str, F32], images: Images) -> Measured:
-    """The validation loss on reference images; on no more than there are samples, for it costs as much."""
-    import numpy as np
-
     from feddiff.core.quality import Measured
-    from feddiff.core.validation import validation_loss
+    from feddiff.core.validation import MOST, validation_loss
 
-    assert config.quality is not None
-    count = len(images.pixels)
-    places = np.unique(np.linspace(0, count - 1, min(count, config.quality.samples)).round().astype(np.intp))
-    labels = None if images.labels is None else images.labels[places]
-    value = validation_loss(config, state, images.pixels[places], labels)
-    return Measured("validation_loss", value, None, 0, len(places), HELD, "", "")
+    value = validation_loss(config, state, images.pixels, images.labels)
+    return Measured("validation_loss", value, None, 0, min(len(images.pixels), MOST), HELD, "", "")
 
 
 def _telling(what: str) -> Callable[[int, int], None]:

@@ -15,6 +15,7 @@ from feddiff.core.quality import Measured
 from feddiff.core.sections import QualityConfig
 from feddiff.core.wire import MAX_GRID_BYTES, MAX_NUMBERS
 from feddiff.federator import grids
+from feddiff.federator.appraisal import METRICS
 from feddiff.federator.federation import Federation
 
 MAX_CAUTIONS = 8
@@ -38,20 +39,28 @@ def keep(federation: Federation, silo: str, round: int, numbers: Sequence[Measur
     if grid:
         grids.check(grid)
     with federation.changed:
-        federation.hear(silo)
-        if federation.open_round() != round:
-            raise RoundClosed(f"round {round} is over; the measurement of {silo} came too late")
-        if federation.assignment(silo) is None:
-            raise NotSelected(f"{silo} has no part in round {round}")
-        if not quality.due(round, federation.config.rounds.count):
-            raise ProtocolError(f"round {round} is not one that is measured")
+        _admit(federation, silo, round, quality)
         ledger = federation.ledger
         known = {(each.measured.metric, each.measured.against) for each in ledger.quality(round) if each.of == silo}
         if len(known | {(each.metric, each.against) for each in checked}) > MAX_NUMBERS:
             raise TooLarge(f"{silo} tells more than {MAX_NUMBERS} numbers of round {round}")
-        if grid:
-            grids.keep(federation.folder, round, silo, grid)
-        ledger.measure(round, silo, checked)
+    # Outside the lock, for it waits for the disk. If the round is over meanwhile, a picture is left without numbers.
+    if grid:
+        grids.keep(federation.folder, round, silo, grid)
+    with federation.changed:
+        _admit(federation, silo, round, quality)
+        federation.ledger.measure(round, silo, checked)
+
+
+def _admit(federation: Federation, silo: str, round: int, quality: QualityConfig) -> None:
+    """The lock is held. Raises as ``keep`` does."""
+    federation.hear(silo)
+    if federation.open_round() != round:
+        raise RoundClosed(f"round {round} is over; the measurement of {silo} came too late")
+    if federation.assignment(silo) is None:
+        raise NotSelected(f"{silo} has no part in round {round}")
+    if not quality.due(round, federation.config.rounds.count):
+        raise ProtocolError(f"round {round} is not one that is measured")
 
 
 def plain(text: str, length: int) -> str:
@@ -61,9 +70,11 @@ def plain(text: str, length: int) -> str:
 
 def _checked(told: Measured, quality: QualityConfig) -> Measured:
     """The same, with texts of bounded length. Raises ProtocolError, TooLarge."""
-    metric = plain(told.metric, 40)
-    if not metric or told.digest != quality.extractor:
-        raise ProtocolError(f"{metric or 'a number'} is not of the extractor that the rules name")
+    metric = told.metric
+    if metric not in METRICS:
+        raise ProtocolError(f"{plain(metric, 40)!r} is no metric; known: {', '.join(METRICS)}")
+    if told.digest != quality.extractor:
+        raise ProtocolError(f"{metric} is not of the extractor that the rules name")
     if not math.isfinite(told.value) or not math.isfinite(told.spread or 0.0):
         raise ProtocolError(f"{metric} is {told.value} ± {told.spread}, which is no measurement")
     if told.samples != quality.samples or told.reference > MAX_COUNT:
@@ -72,7 +83,6 @@ def _checked(told: Measured, quality: QualityConfig) -> Measured:
         raise TooLarge(f"{metric} has {len(told.cautions)} cautions; at most {MAX_CAUTIONS}")
     return replace(
         told,
-        metric=metric,
         against=plain(told.against, 40),
         extractor=plain(told.extractor, 80),
         cautions=tuple(plain(each, 300) for each in told.cautions),

@@ -26,7 +26,8 @@ def parser() -> argparse.ArgumentParser:
         "--extractor",
         type=Path,
         metavar="FILE.pt",
-        help="consent to measure this silo's model on its images, with this network, and to tell the numbers",
+        help="consent to measure with this network, and to tell the federator what its rules ask for: numbers of this"
+        " silo's model, moments of its images' features (a federated reference), a grid of its model's samples",
     )
     root.add_argument("--verbose", action="store_true")
     state = argparse.ArgumentParser(add_help=False)

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from feddiff.core.classes import proportional
 from feddiff.core.config import FederationConfig
-from feddiff.core.errors import FedDiffError, StoreError
+from feddiff.core.errors import DataError, FedDiffError, StoreError
 from feddiff.core.features import Extractor, check_digest
 from feddiff.core.quality import Features, measure
 from feddiff.core.segments import F32
@@ -72,7 +73,7 @@ class Gauge:
             steps=self._quality.steps,
             sampler=self._quality.sampler,
             seed=seed,
-            labels=self._labels(seed),
+            labels=self._labels(),
             batch=min(BATCH, self._config.training.batch_size),
             progress=drawing,
         )
@@ -109,7 +110,14 @@ class Gauge:
         path = self._cached(folder, "moments")
         if path.exists():
             return path.read_bytes()
-        data = self.reference(folder, told).moments().to_bytes()
+        found = self.reference(folder, told)
+        count, size = found.values.shape
+        if count <= size:
+            raise DataError(
+                f"moments of {count} images give their features away, for an image has {size};"
+                f" at least {size + 1} images are needed, or an extractor of fewer features"
+            )
+        data = found.moments().to_bytes()
         path.parent.mkdir(exist_ok=True)
         write_atomic(path, data)
         return data
@@ -123,13 +131,12 @@ class Gauge:
         digest.update(np.ascontiguousarray(pixels).data)
         return folder / f"{digest.hexdigest()[:32]}.{kind}"
 
-    def _labels(self, seed: int) -> list[int] | None:
-        """A class for each sample, in the proportions of the silo's images to within one, in no order."""
+    def _labels(self) -> list[int] | None:
+        """A class for each sample, in the proportions of the silo's images."""
         if not self._config.conditional or self._images.labels is None:
             return None
-        known, count = np.sort(self._images.labels), self._quality.samples
-        drawn = known[(2 * np.arange(count) + 1) * len(known) // (2 * count)]
-        return [int(label) for label in np.random.default_rng(seed).permutation(drawn)]
+        counts = np.bincount(self._images.labels, minlength=len(self._config.data.classes))
+        return proportional(counts.tolist(), self._quality.samples)
 
     def _grid(self, samples: npt.NDArray[np.uint8]) -> bytes:
         """A PNG of the first samples; of fewer, if it would be too large. Empty if not even one fits."""
@@ -156,20 +163,23 @@ def open_extractor(config: FederationConfig, path: Path | None) -> Extractor | N
         if path is not None:
             log.warning("--extractor %s is not used: this federation's rules have no [quality]", path)
         return None
+    asked = {
+        "the quality of this silo's model": config.silos_measure,
+        "a grid of its model's samples": config.silos_measure and quality.grids,
+        "statistics of its images": config.wants_statistics,
+    }
+    wanted = [what for what, whether in asked.items() if whether]
     if path is None:
-        wanted = [
-            *(["the quality of this silo's model"] if config.silos_measure else []),
-            *(["statistics of its images"] if config.wants_statistics else []),
-        ]
         if wanted:
             log.warning(
                 "the federation asks for %s; to measure it, give --extractor FILE, the TorchScript file of SHA-256 %s;"
-                " without it this silo takes part and tells neither",
+                " without it this silo takes part and tells nothing of this",
                 " and ".join(wanted),
                 quality.extractor,
             )
         return None
     check_digest(path, quality.extractor)  # before it is loaded: a network is code
+    log.info("this silo will tell the federator %s", " and ".join(wanted) or "nothing of its quality: nobody asks")
     return Extractor.load(path, quality.kind)
 
 

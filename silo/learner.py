@@ -80,9 +80,9 @@ class ImageLearner:
         from feddiff.core.images import read_images
 
         self.config = config
-        network = open_extractor(config, extractor)
+        self.extractor = open_extractor(config, extractor)
         self.images = read_images(folder, config)
-        self.gauge = None if network is None else Gauge(config, self.images, network)
+        self.gauge = None if self.extractor is None else Gauge(config, self.images, self.extractor)
         self.samples = len(self.images.pixels)
         self.labels = self.images.counts
 

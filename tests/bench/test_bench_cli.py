@@ -42,7 +42,7 @@ class TestCommand:
         for word in ("feddiff-bench", "partition", "run", "report", "compare", "exit codes:", "1 some cells failed"):
             assert word in told
 
-    @pytest.mark.parametrize("asked", [[], ["walk"], ["run"], ["partition", "--data", "x"]])
+    @pytest.mark.parametrize("asked", [[], ["walk"], ["run"], ["partition", "--data", "x"], ["compare", "one"]])
     def test_wrong_usage_is_2(self, asked: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as ended:
             cli.main(asked)

@@ -139,9 +139,11 @@ class TestCommand:
 
     def test_says_what_is_missing(self, runs: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         old, _ = runs()
-        for asked in ([str(old)], [str(old), str(tmp_path / "none")]):
-            assert cli.main(["compare", *asked]) == ConfigError.exit_code
-            assert capsys.readouterr().err.count("\n") == 1
+        assert cli.main(["compare", str(old), str(tmp_path / "none")]) == ConfigError.exit_code
+        assert capsys.readouterr().err.count("\n") == 1
+        with pytest.raises(SystemExit) as usage:
+            cli.main(["compare", str(old)])
+        assert usage.value.code == 2
 
 
 def test_nothing_in_common_is_said() -> None:

@@ -22,6 +22,8 @@ from feddiff.bench.reference import QualitySection, Reference, stage
 from feddiff.bench.sections import SamplesSection
 from feddiff.core import diffusion
 from feddiff.core.config import FederationConfig, from_table
+from feddiff.core.moments import Moments
+from feddiff.core.moments import fid as fid_of
 from feddiff.core.quality import Measured, measure
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
@@ -120,8 +122,9 @@ class TestEvaluation:
         rows = {(row["metric"], row["against"]): row for row in found["metrics"]}
         for row in rows.values():
             assert row.keys() == {*Measured.__dataclass_fields__, "by"}
-            assert list(row["by"]) == ["north", "south"]
-            assert row["value"] == pytest.approx(sum(row["by"].values()) / 2)
+            together = row["against"] != "training"
+            assert list(row["by"]) == (["silos together"] if together else ["north", "south"])
+            assert row["value"] == pytest.approx(sum(row["by"].values()) / len(row["by"]))
             assert (row["samples"], row["extractor"]) == (24, "convnet-8x8x1")
             assert row["digest"] == held.extractor.digest
         assert rows["fid", "training"]["reference"] == 70
@@ -137,6 +140,14 @@ class TestEvaluation:
         features = held.extractor.features(drawn.transpose(0, 3, 1, 2))
         (fid, *_) = measure(features, own.features, "training")
         assert rows["fid", "training"]["by"]["south"] == pytest.approx(fid.value, rel=1e-4)
+        # Against what is held out they stand together: of each as many as its share of the images is.
+        other = held.training.within(data / "north")
+        drawn = diffusion.sample(
+            config, outcome.models["north"](), 24, steps=2, labels=other.labels(config, 24), batch=512, device="cpu"
+        )
+        mixed = held.extractor.features(drawn.transpose(0, 3, 1, 2)).values[:10], features.values[:14]
+        together = fid_of(Moments.of(np.concatenate(mixed), "x"), Moments.of(held.test.features.values, "x"))
+        assert rows["fid", "test"]["value"] == pytest.approx(together, rel=1e-4)
         assert found["classes"]["names"] == list(config.data.classes)
         assert {name: sum(counts) for name, counts in found["classes"]["samples"].items()} == {"north": 24, "south": 24}
         assert sum(found["classes"]["reference"]) == 140
@@ -145,14 +156,14 @@ class TestEvaluation:
 
     def test_too_few_images_are_a_caution_and_no_failure(self, config: FederationConfig, tmp_path: Path) -> None:
         asked = QualitySection(extractor="convnet", samples=24, steps=2)
-        held, data = reference(asked, tmp_path, config, held=62, north=60, south=2)
+        held, data = reference(asked, tmp_path, config, held=62, north=60, south=1)
         found = evaluated(planted(config, data, "north", "south"), held)
         rows = {(row["metric"], row["against"]): row for row in found["metrics"]}
         fid = rows["fid", "training"]
         assert fid["by"]["south"] is None
         assert fid["value"] == fid["by"]["north"]
         assert any(caution.startswith("south: ") for caution in fid["cautions"])
-        assert rows["fid", "test"]["by"]["south"] is not None
+        assert rows["fid", "test"]["value"] is not None
         # 62 images held out: none of them is the first hundredth.
         assert found["memorisation"] == {}
         assert rows["memorised", "training"]["value"] is None
@@ -162,11 +173,10 @@ class TestEvaluation:
         asked = QualitySection(extractor="convnet", samples=3, steps=2, copies=False)
         held, data = reference(asked, tmp_path, config, north=60)
         found = evaluated(planted(config, data, "global"), held)
-        assert [(row["metric"], row["against"], row["value"]) for row in found["metrics"]] == [
-            ("fid", "training", None),
-            ("fid", "test", None),
-        ]
-        assert all("3 samples" in row["cautions"][0] for row in found["metrics"])
+        assert {row["metric"] for row in found["metrics"]} == {"fid", "kid", "class_kl"}
+        cautions = [" ".join(row["cautions"]) for row in found["metrics"] if row["metric"] == "fid"]
+        assert len(cautions) == 2
+        assert all("needs as many samples" in each and "3 samples" in each for each in cautions)
         assert "memorisation" not in found
 
     def test_silos_own_models_are_held_against_the_global_one(self, config: FederationConfig, tmp_path: Path) -> None:

@@ -153,8 +153,18 @@ class TestFolders:
         assert (len(train), len(test), train & test) == (24, 6, set())
         again = dataset.stage(str(source), None, 5, None, False, tmp_path / "run")
         assert again == staged
+        picture = (source / "a" / "1.png").read_bytes()
+        (source / "a" / "1.png").write_bytes(picture[:-1] + bytes([picture[-1] ^ 1]))  # of the same name and size
+        assert dataset.stage(str(source), None, 5, None, False, tmp_path / "run").digest != staged.digest
+        (source / "a" / "1.png").write_bytes(picture)
         (source / "a" / "0.png").unlink()
         assert dataset.stage(str(source), None, 5, None, False, tmp_path / "run").digest != staged.digest
+
+    def test_arrays_among_images_are_refused_in_a_sentence(self, tmp_path: Path) -> None:
+        source = labelled(tmp_path / "ct", {"a": 2})
+        (source / "a" / "stack.npy").write_bytes(b"")
+        with pytest.raises(DataError, match=r"holds 1 \.npy files, which silos read"):
+            dataset.folder(source)
 
     def test_no_more_than_asked_for(self, tmp_path: Path) -> None:
         source = labelled(tmp_path / "ct", {"a": 20})

@@ -21,7 +21,7 @@ from PIL import Image
 
 from feddiff.bench import cli, dataset, result, sweep, table
 from feddiff.bench.cell import Cell, toml
-from feddiff.core.errors import ConfigError
+from feddiff.core.errors import ConfigError, DataError
 
 TINY = """\
 name = "tiny"
@@ -91,6 +91,7 @@ class TestFile:
             ("[federation]\npreset = 'digits-8'\n[federation.quality]\nextractor = 'a'", "give [quality] instead"),
             ("passes = 4\n[federation]\npreset = 'digits-8'\n[federation.rounds]\ncount = 3", "passes"),
             ("passes = 4\n[federation]\npreset = 'digits-8'\n[federation.training]\nsteps = 3", "passes"),
+            ("passes = 5\n[federation]\npreset = 'digits-8'\n[grid]\nepochs = [2]", "passes must be a multiple of 2"),
         ],
     )
     def test_a_mistake_is_one_line_that_names_it(
@@ -102,6 +103,12 @@ class TestFile:
         told = capsys.readouterr().err
         assert names in told
         assert told.count("\n") == 1
+        assert not out.exists()
+
+    def test_images_that_are_not_there_leave_no_folder(self, tmp_path: Path) -> None:
+        (tmp_path / "sweep.toml").write_text(TINY.replace("[data]", '[data]\npath = "nowhere"'))
+        out = tmp_path / "run"
+        assert cli.main(["run", str(tmp_path / "sweep.toml"), "--out", str(out)]) == DataError.exit_code
         assert not out.exists()
 
     def test_a_smoke_that_is_not_there(self, tmp_path: Path) -> None:

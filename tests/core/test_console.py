@@ -79,3 +79,11 @@ def test_on_request_the_error_itself(error: Exception, monkeypatch: pytest.Monke
     monkeypatch.setenv("FEDDIFF_DEBUG", "1")
     with pytest.raises(type(error)):
         ended(error)
+
+
+@pytest.mark.parametrize(("asked", "found"), [("", 3), ("2", 2), ("64", 3), ("0", 1), ("2(x3)", 3)])
+def test_cpus_are_those_of_the_process_and_of_its_task(monkeypatch: pytest.MonkeyPatch, asked: str, found: int) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {4, 5, 9})
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", asked)
+    assert console.cpus() == found

@@ -172,7 +172,7 @@ def test_an_array_that_is_not_finite_is_skipped(tmp_path: Path, bad: float) -> N
     array[1, 1] = bad
     np.save(tmp_path / "a.npy", array)
     Image.fromarray(array.astype(np.float32)).save(tmp_path / "b.tif")
-    with pytest.raises(DataError, match=r"'a.npy' holds NaN or infinity; 'b.tif' holds NaN or infinity"):
+    with pytest.raises(DataError, match="skipped: 2 x holds NaN or infinity"):
         read_images(tmp_path, federation())
 
 
@@ -338,10 +338,10 @@ def test_without_a_usable_image_the_error_says_what_to_do(tmp_path: Path) -> Non
         read_images(tmp_path / "empty", federation())
     for name in ("a\nb.png", "c.png", "d.png", "e.png"):
         put(tmp_path / "x" / "mouse" / name)
-    with pytest.raises(DataError, match=r"one folder for each class .cat, dog.*mouse/d.png.*and 1 more") as error:
+    with pytest.raises(DataError, match=r"one folder for each class .cat, dog.*: 4 x is in a folder") as error:
         read_images(tmp_path / "x", federation(classes=("cat", "dog"), conditional=True))
     assert "\n" not in str(error.value)
-    assert "e.png" not in str(error.value)
+    assert ".png" not in str(error.value), "the names of images stay in the silo's own log"
 
 
 def test_one_warning_names_five_files_and_the_number(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

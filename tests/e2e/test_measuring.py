@@ -215,7 +215,7 @@ def test_without_moments_and_with_old_ones(stage: Stage, extractor: Path) -> Non
     gate[2] = threading.Event()
     for hospital in stage.hospitals.values():
         hospital.start()
-    stage.until("round 1 is over", lambda: "round 1 is not measured: no silo has sent" in server.told())
+    stage.until("round 1 is over", lambda: "round 1 is not measured yet: no silo has sent" in server.told())
     (stage.home / "statistics").mkdir(exist_ok=True)
     features = np.random.default_rng(0).random((SILOS["hospital-a"], 4))
     digest = hashlib.sha256(extractor.read_bytes()).hexdigest()
@@ -223,10 +223,10 @@ def test_without_moments_and_with_old_ones(stage: Stage, extractor: Path) -> Non
         (stage.home / "statistics" / f"{name}.moments").write_bytes(Moments.of(features, digest).to_bytes())
     gate[2].set()
     assert server.wait() == 0, server.told()
-    row = readings(stage)[2, "fid"]
-    assert row["reference"] == SILOS["hospital-a"]
-    assert "without hospital-b" in row["cautions"]
-    assert (1, "fid") not in readings(stage)
+    for number in (1, 2):  # the first at the end, by the moments that came later
+        row = readings(stage)[number, "fid"]
+        assert row["reference"] == SILOS["hospital-a"]
+        assert "without hospital-b" in row["cautions"]
 
 
 def test_a_measurement_that_fails_costs_no_round(stage: Stage, tmp_path: Path) -> None:

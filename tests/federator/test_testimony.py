@@ -23,7 +23,7 @@ from feddiff.core.moments import MAX_MOMENTS_BYTES, Moments
 from feddiff.core.quality import Measured
 from feddiff.core.segments import cut
 from feddiff.core.wire import MAX_GRID_BYTES, MAX_GRID_SIDE, MAX_NUMBERS, PIECE_BYTES
-from feddiff.federator import grids, testimony
+from feddiff.federator import desk, grids, testimony
 from feddiff.federator.database import Database
 from feddiff.federator.federation import Federation
 from feddiff.federator.statistics import Statistics
@@ -84,6 +84,8 @@ def test_numbers_and_grid_are_kept_beside_the_round_and_replaced_when_told_again
         (replace(FID, digest="cd" * 32), ProtocolError),
         (replace(FID, digest=""), ProtocolError),
         (replace(FID, metric=""), ProtocolError),
+        (replace(FID, metric="FID"), ProtocolError),
+        (replace(FID, metric="best_of_all"), ProtocolError),
         (replace(FID, samples=20_000), ProtocolError),
         (replace(FID, reference=1 << 63), ProtocolError),
         (replace(FID, cautions=("x",) * 1000), TooLarge),
@@ -100,7 +102,7 @@ def test_one_impossible_number_refuses_all(tmp_path: Path, number: Measured, kin
 
 def test_texts_are_cut_and_cannot_forge_a_line(tmp_path: Path) -> None:
     federation = running(tmp_path)
-    told = replace(FID, metric="f\nid" * 99, against="\x1b[2J" * 99, extractor="x" * 999, cautions=("\r" * 999,))
+    told = replace(FID, against="\x1b[2J" * 99, extractor="x" * 999, cautions=("\r" * 999,))
     testimony.keep(federation, A, 1, [told], b"")
     ((_, _, found),) = kept(federation)
     texts = (found.metric, found.against, found.extractor, *found.cautions)
@@ -109,10 +111,10 @@ def test_texts_are_cut_and_cannot_forge_a_line(tmp_path: Path) -> None:
 
 def test_a_silo_cannot_fill_the_ledger(tmp_path: Path) -> None:
     federation = running(tmp_path)
-    testimony.keep(federation, A, 1, [replace(FID, metric=f"m{n}") for n in range(MAX_NUMBERS)], b"")
+    testimony.keep(federation, A, 1, [replace(FID, against=f"m{n}") for n in range(MAX_NUMBERS)], b"")
     with pytest.raises(TooLarge):
-        testimony.keep(federation, A, 1, [replace(FID, metric="another")], b"")
-    testimony.keep(federation, A, 1, [replace(FID, metric="m0", value=1.0)], b"")
+        testimony.keep(federation, A, 1, [replace(FID, against="another")], b"")
+    testimony.keep(federation, A, 1, [replace(FID, against="m0", value=1.0)], b"")
     assert len(kept(federation)) == MAX_NUMBERS
 
 
@@ -307,3 +309,15 @@ def test_nobody_gives_statistics_unasked(tmp_path: Path, rules: dict[str, str]) 
     with pytest.raises(ProtocolError):
         offer(kept, moments(10).to_bytes())
     assert not (tmp_path / "statistics").exists()
+
+
+def test_the_report_takes_the_newest_pictures_and_leaves_an_operators_own(tmp_path: Path) -> None:
+    federation = running(tmp_path)
+    for name in ("samples/round-0009", "samples/round-10000", "samples/round-final", "grids/round-x/a"):
+        (tmp_path / f"{name}.png").parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{name}.png").write_bytes(png())
+    for number in (9, 10_000):
+        grids.keep(tmp_path, number, A, png())
+    told = desk.story(federation, [])
+    assert told.samples == [("global model, round 10000", tmp_path / "samples" / "round-10000.png")]
+    assert told.grids == [(f"{A}, round 10000", tmp_path / "grids" / "round-10000" / f"{A}.png")]

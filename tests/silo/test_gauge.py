@@ -165,6 +165,29 @@ def test_statistics_are_the_moments_of_all_images_and_the_same_bytes_each_time(t
     assert gauge(network, config, images(30)).statistics(tmp_path / "f", on) != made
 
 
+def test_moments_that_give_the_features_away_are_not_made(tmp_path: Path, network: Path) -> None:
+    config = rules(network, plan="full", reference="federated")
+    with pytest.raises(DataError, match=r"moments of 4 images give their features away.*at least 5 images"):
+        gauge(network, config, images(4)).statistics(tmp_path / "f", on)
+    assert Moments.from_bytes(gauge(network, config, images(5)).statistics(tmp_path / "f", on)).count == 5
+
+
+@pytest.mark.parametrize(
+    ("plan", "quality", "tells"),
+    [
+        ("udec", {"grids": True}, "the quality of this silo's model and a grid of its model's samples"),
+        ("full", {"reference": "federated", "grids": True}, "statistics of its images"),
+        ("full", {}, "nothing of its quality"),
+    ],
+)
+def test_what_will_be_told_is_said_at_the_start(
+    network: Path, caplog: pytest.LogCaptureFixture, plan: str, quality: dict[str, object], tells: str
+) -> None:
+    with caplog.at_level(logging.INFO, "feddiff.silo"):
+        open_extractor(rules(network, plan=plan, **quality), network)
+    assert f"this silo will tell the federator {tells}" in caplog.text
+
+
 def test_a_conditional_model_draws_the_silos_own_classes_in_their_proportions(
     tmp_path: Path, network: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
