@@ -31,6 +31,7 @@ class Cell:
     economy: str = ""
     table: Mapping[str, Any] = field(default_factory=dict)
     """The federation's file; empty for a baseline."""
+    strategy: str = ""
 
     @property
     def key(self) -> str:
@@ -66,8 +67,7 @@ class Cell:
             "economy": self.economy if federated else None,
             "outer": config.outer.optimizer if federated else None,
             "outer_rate": config.outer.learning_rate if federated else None,
-            "personal": ", ".join(config.personal) or None,
-            "frozen": (config.frozen if isinstance(config.frozen, int) else ", ".join(config.frozen)) or None,
+            "strategy": self.strategy or None,
             **{f"outer_{name}": value for name, value in _options(config.outer, federated).items()},
             "silos": self.silos,
             "sampled": config.rounds.sampled if federated else None,
@@ -84,16 +84,16 @@ class Cell:
         """For people, without the seed."""
         known = self.settings
         work = f"E={known['epochs']}" if known["epochs"] else f"S={known['steps']}"
-        work = "".join(f"{name} {known[name]} " for name in ("personal", "frozen") if known[name]) + work
+        strategy = f" {self.strategy}" if self.strategy else ""
         if self.kind == "centralised":
-            return f"centralised {work}"
+            return f"centralised{strategy} {work}"
         if self.kind == "alone":
-            return f"alone K={self.silos} {self.split} {work}"
+            return f"alone{strategy} K={self.silos} {self.split} {work}"
         codec = known["up"] if known["up"] == known["down"] else f"{known['up']}/{known['down']}"
         told = "/".join(f"{value:g}" for value in _options(self.config.outer, True).values() if value is not None)
         outer = "" if known["outer"] == "sgd" or self.economy else f" {known['outer']} {known['outer_rate']:g}/{told}"
         taken = f" {known['sampled']} sampled" if known["sampled"] else ""
-        return f"{known['plan']} {self.economy or codec}{outer} K={self.silos}{taken} {self.split} {work}"
+        return f"{known['plan']} {self.economy or codec}{outer}{strategy} K={self.silos}{taken} {self.split} {work}"
 
 
 def _options(outer: OuterConfig, federated: bool) -> dict[str, float | None]:

@@ -54,8 +54,8 @@ class GridSection(Section):
     classes: Several[Count] = (2,)
     """Of the split k-class."""
     epochs: Several[Count] = ()
-    personal: Several[Several[str]] = ()
-    frozen: Several[Annotated[int, Field(ge=0)] | Several[str]] = ()
+    strategy: Several[str] = ()
+    """Names of [strategies]; "" is none."""
     seed: Several[Annotated[int, Field(ge=0, lt=1 << 63)]] = (0,)
 
 
@@ -72,6 +72,8 @@ class SweepSection(Section):
     initial: str | None = None
     """A published model that every cell begins with: a folder or a file, relative to this one."""
     federation: dict[str, Any]
+    strategies: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9. =-]{0,38}$")], dict[str, Any]] = Field({})
+    """By name: tables that lie over [federation] (docs/strategies.md)."""
     data: DataSection = DataSection()
     samples: SamplesSection = SamplesSection()
     quality: QualitySection | None = None

@@ -194,15 +194,14 @@ def _variants(settings: Sequence[Mapping[str, Any]]) -> list[str]:
         rate = known.get("outer_rate")
         return str(known.get("outer") or "") + (f" {rate:g}" if rate not in (None, 1) else "")
 
-    def kept(name: str) -> Callable[[Mapping[str, Any]], str]:
-        return lambda known: f"{name} {known[name]}" if known.get(name) else ""
+    def strategy(known: Mapping[str, Any]) -> str:
+        return str(known.get("strategy") or "")
 
     def counted(letter: str, name: str) -> Callable[[Mapping[str, Any]], str]:
         return lambda known: f"{letter}={known[name]}" if known.get(name) else ""
 
     names = [codec(known) for known in settings]
-    strategy = (kept("personal"), kept("frozen"))
-    for tell in (outer, *strategy, counted("E", "epochs"), counted("S", "steps"), counted("R", "rounds")):
+    for tell in (outer, strategy, counted("E", "epochs"), counted("S", "steps"), counted("R", "rounds")):
         told: dict[tuple[object, ...], set[str]] = {}
         for known, name in zip(settings, names, strict=True):
             told.setdefault((known.get("kind"), name, known.get("plan"), scenario(known)), set()).add(tell(known))

@@ -11,6 +11,7 @@ that a finished cell is known again and a changed one is another.
     [grid]                           # or [[grid]], several products
     plan = ["full", "udec"]
     codec = ["fp32", "int8/fp32"]    # both directions, or up/down
+    strategy = ["", "fedprox"]       # tables [strategies.NAME], each laid over [federation]
     [quality]                        # optional: image quality, not the validation loss alone
     extractor = "convnet"            # trained on these images, or a TorchScript file
     [smoke.grid]                     # with --smoke: lies over everything above
@@ -96,8 +97,8 @@ class Sweep:
         return list(found.values())
 
     def _cell(self, point: Mapping[str, Any], data_digest: str, folders: int) -> Cell:
-        table = copy.deepcopy(self.rules.federation)
-        economy = point["economy"] or ""
+        economy, strategy = point["economy"] or "", point["strategy"] or ""
+        table = _overlay(copy.deepcopy(self.rules.federation), self._strategy(strategy))
         presets = table.get("preset", [])
         table["preset"] = [*(presets if isinstance(presets, list) else [presets]), *([economy] if economy else [])]
         table = {"name": self.rules.name, **table, "seed": point["seed"]}
@@ -105,11 +106,11 @@ class Sweep:
             table["plan"] = point["plan"]
         if point["codec"] is not None:
             up, _, down = point["codec"].partition("/")
-            table["codec"] = {**self._part("codec"), "up": up, "down": down or up}
+            table["codec"] = {**self._part(table, "codec"), "up": up, "down": down or up}
         if point["outer"] is not None:
             outer = {"optimizer": point["outer"]} if isinstance(point["outer"], str) else point["outer"]
-            table["outer"] = {**self._part("outer"), **outer}
-        training, rounds = {"threads": 1, **self._part("training")}, {**self._part("rounds")}
+            table["outer"] = {**self._part(table, "outer"), **outer}
+        training, rounds = {"threads": 1, **self._part(table, "training")}, {**self._part(table, "rounds")}
         if point["epochs"] is not None:
             training.pop("steps", None)
             training["epochs"] = point["epochs"]
@@ -118,9 +119,6 @@ class Sweep:
         rounds["participants"] = silos
         if point["participants"] is not None:
             rounds["sampled"] = point["participants"]
-        for name in ("personal", "frozen"):
-            if point[name] is not None:
-                table[name] = point[name] if isinstance(point[name], int) else list(point[name])
         if self.rules.initial is not None:
             table["initial"] = "file"
         table |= {"training": training, "rounds": rounds}
@@ -138,7 +136,7 @@ class Sweep:
                 raise ConfigError(f"{self.where}: passes must be a multiple of {multiple}, or change epochs")
             rounds["count"] = images // local
             config = from_table(table, self.where)
-        return Cell("federated", config, dealt, silos, f"{data_digest} {self._measured}", economy, table)
+        return Cell("federated", config, dealt, silos, f"{data_digest} {self._measured}", economy, table, strategy)
 
     def _baseline(self, kind: Kind, cell: Cell) -> Cell:
         """On the same number of images as a federation: all in one place, or each silo by itself."""
@@ -152,11 +150,19 @@ class Sweep:
             training["steps"] *= turns if kind == "centralised" else max(round(turns / cell.silos), 1)
         training |= {"schedule": "constant", "warmup": 0, "proximal": 0.0}  # of rounds that others have part in
         dealt, silos = (Split("iid"), 1) if kind == "centralised" else (cell.split, cell.silos)
-        return Cell(kind, from_table(table, self.where), dealt, silos, cell.basis)
+        strategy = cell.strategy if cell.config.frozen else ""  # all else of it is of federations
+        return Cell(kind, from_table(table, self.where), dealt, silos, cell.basis, strategy=strategy)
 
-    def _part(self, name: str) -> dict[str, Any]:
-        """A table of [federation]. Raises ConfigError for what is none."""
-        part = self.rules.federation.get(name, {})
+    def _strategy(self, name: str) -> dict[str, Any]:
+        """What lies over [federation]. Raises ConfigError for a name that is none."""
+        if name and name not in self.rules.strategies:
+            known = ", ".join(self.rules.strategies) or "none"
+            raise ConfigError(f"{self.where}: there is no [strategies.{name}]; known: {known}")
+        return copy.deepcopy(self.rules.strategies[name]) if name else {}
+
+    def _part(self, table: Mapping[str, Any], name: str) -> dict[str, Any]:
+        """A table of a federation. Raises ConfigError for what is none."""
+        part = table.get(name, {})
         if not isinstance(part, dict):
             raise ConfigError(f"{self.where}: federation.{name} must be a table (got {part!r:.60})")
         return part
@@ -182,7 +188,7 @@ def _points(grid: GridSection) -> Iterator[dict[str, Any]]:
     # Seeds turn slowest, so that a sweep that is stopped early has the whole grid once.
     lists: dict[str, Sequence[Any]] = {"seed": grid.seed, "silos": grid.silos, "participants": grid.participants}
     lists |= {"split": list(dict.fromkeys(splits)), "epochs": grid.epochs, "plan": grid.plan, "codec": grid.codec}
-    lists |= {"economy": grid.economy, "outer": grid.outer, "personal": grid.personal, "frozen": grid.frozen}
+    lists |= {"economy": grid.economy, "outer": grid.outer, "strategy": grid.strategy}
     for values in product(*(each or [None] for each in lists.values())):
         yield dict(zip(lists, values, strict=True))
 

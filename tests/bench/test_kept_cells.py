@@ -36,6 +36,20 @@ images = 60
 [grid]
 silos = [2]
 {grid}
+[strategies.own]
+personal = ["decoder.1"]
+[strategies.base]
+frozen = 2
+[strategies.base-too]
+frozen = ["encoder.in", "encoder.0"]
+[strategies.both]
+personal = ["decoder.1"]
+frozen = 2
+[strategies.base3]
+frozen = 3
+[strategies.nothing]
+personal = []
+frozen = 0
 """
 
 
@@ -44,19 +58,14 @@ def cells(folder: Path, grid: str = "", top: str = "", baselines: str = "") -> l
     return sweep.load(folder / "sweep.toml").cells("digest")
 
 
-def test_each_list_of_segments_is_a_cell(tmp_path: Path) -> None:
-    found = cells(tmp_path, 'personal = [[], ["decoder.1"]]\nfrozen = [0, 2, ["encoder.in"]]')
+def test_each_strategy_is_a_cell(tmp_path: Path) -> None:
+    found = cells(tmp_path, 'strategy = ["", "own", "base", "base-too", "both"]')
     assert [(each.config.personal, each.config.frozen) for each in found] == [
-        ((), 0), ((), 2), ((), ("encoder.in",)),
-        (("decoder.1",), 0), (("decoder.1",), 2), (("decoder.1",), ("encoder.in",)),
+        ((), ()), (("decoder.1",), ()), ((), 2), ((), ("encoder.in", "encoder.0")), (("decoder.1",), 2),
     ]  # fmt: skip
-    assert len({each.key for each in found}) == 6
-    told = [(each.settings["personal"], each.settings["frozen"]) for each in found]
-    assert told == [
-        (None, None), (None, 2), (None, "encoder.in"),
-        ("decoder.1", None), ("decoder.1", 2), ("decoder.1", "encoder.in"),
-    ]  # fmt: skip
-    assert "personal decoder.1 frozen 2 " in str(found[4])
+    assert len({each.key for each in found}) == 5
+    assert [each.settings["strategy"] for each in found] == [None, "own", "base", "base-too", "both"]
+    assert " both " in str(found[4])
     for each in found:
         again = from_table(__import__("tomllib").loads(each.rules()), "again")
         assert again.digest == each.config.digest
@@ -64,15 +73,20 @@ def test_each_list_of_segments_is_a_cell(tmp_path: Path) -> None:
 
 def test_a_cell_that_keeps_nothing_is_the_one_of_before(tmp_path: Path) -> None:
     (plain,) = cells(tmp_path)
-    (same,) = cells(tmp_path, "personal = [[]]\nfrozen = [0]")
+    (same,) = cells(tmp_path, 'strategy = ["nothing"]')
     assert plain.key == same.key
-    assert plain.settings == same.settings
+
+
+def test_a_strategy_that_is_none_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no \[strategies.bose\]; known: own, base"):
+        cells(tmp_path, 'strategy = ["bose"]')
 
 
 def test_baselines_freeze_what_the_federations_freeze_and_know_nothing_of_personal(tmp_path: Path) -> None:
-    found = cells(tmp_path, 'personal = [[], ["decoder.1"]]\nfrozen = [0, 2]', baselines='"alone"')
+    found = cells(tmp_path, 'strategy = ["", "own", "base", "both"]', baselines='"alone"')
     alone = [each for each in found if each.kind == "alone"]
-    assert [(each.config.personal, each.config.frozen) for each in alone] == [((), 0), ((), 2)]
+    assert [(each.config.personal, each.config.frozen) for each in alone] == [((), ()), ((), 2)]
+    assert [each.settings["strategy"] for each in alone] == [None, "base"]
 
 
 def published(folder: Path, seed: int) -> Path:
@@ -101,7 +115,7 @@ def test_a_published_model_is_beside_the_sweep_and_decides_its_cells(tmp_path: P
 def test_training_alone_from_a_published_model_leaves_its_first_segments(tmp_path: Path) -> None:
     """Hadjigeorgiou's isolation: frozen base layers, and nobody to average with."""
     model = published(tmp_path / "model", 1)
-    cell = cells(tmp_path, "frozen = [3]", top='initial = "model"', baselines='"alone"')[-1]
+    cell = cells(tmp_path, 'strategy = ["base3"]', top='initial = "model"', baselines='"alone"')[-1]
     images = stage("digits", None, 5, 60, False, tmp_path / "images")
     names = list(images.train.deal(cell.split, 2, 0, 1, tmp_path / "run" / "data"))
     baseline.train(cell.config, names, tmp_path / "run", lambda _: None, threading.Event(), model)
@@ -123,10 +137,8 @@ def test_settings_are_told_apart_by_what_they_keep_and_have_no_closed_form_of_th
         }
         return Entry(cell.key, str(cell), cell.settings, json.loads(json.dumps(result)), "")
 
-    kept = settings([entry(each) for each in cells(tmp_path, 'personal = [["decoder.1"], []]\nfrozen = [0, 2]')])
-    assert [each.name for each in kept] == [
-        "full fp32 personal decoder.1", "full fp32 personal decoder.1 frozen 2", "full fp32", "full fp32 frozen 2",
-    ]  # fmt: skip
+    kept = settings([entry(each) for each in cells(tmp_path, 'strategy = ["own", "both", "", "base"]')])
+    assert [each.name for each in kept] == ["full fp32 own", "full fp32 both", "full fp32", "full fp32 base"]
     whole = Parts(10, 20, 30)
     assert "Of the model used" in table(kept, whole)
     assert "Of the model used" not in table([each for each in kept if each.name != "full fp32"], whole)
