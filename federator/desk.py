@@ -39,6 +39,7 @@ _REQUESTS = {
     "resume": ("Resume", pb.ResumeRequest),
     "stop": ("Stop", pb.StopRequest),
     "evict": ("Evict", pb.EvictRequest),
+    "reinstate": ("Reinstate", pb.ReinstateRequest),
 }
 
 
