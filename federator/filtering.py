@@ -50,17 +50,16 @@ def judge(
     ``told``: each silo's reading, 0 to 1, higher is better; ``warned``: the finding of those whose last was poor;
     ``there``: who could take part in the next round, of whom at least ``needed`` are left.
     """
-    poor, left = _poor(rules, told), set(there)
+    poor, left = _poor(rules, round, told), set(there)
     verdicts = []
-    for silo, words in poor.items():
-        finding = f"{words} in round {round}"
+    for silo, finding in poor.items():
         if silo not in warned:
             reason = f"{finding}; once more in a row and it is {_out(rules)}"
             verdicts.append(Verdict(round, silo, "warned", finding, reason))
             continue
         reason = f"{finding}; before, {warned[silo]}"
         if len(left - {silo}) < needed:
-            short = f"without it {len(left - {silo})} silos would be left, and a round needs {needed}"
+            short = f"without it only {len(left - {silo})} would be left of the {needed} that a round needs"
             verdicts.append(Verdict(round, silo, "kept", finding, f"{reason}; {short}"))
             continue
         left.discard(silo)
@@ -72,13 +71,14 @@ def judge(
     return tuple(verdicts)
 
 
-def _poor(rules: FilterConfig, told: Mapping[str, float]) -> dict[str, str]:
+def _poor(rules: FilterConfig, round: int, told: Mapping[str, float]) -> dict[str, str]:
     """Who is poor, the worst first, and by what."""
     if not told:
         return {}
     value, words = _bound(rules, told)
     found = _below(rules, told, value)
-    return {silo: f"{rules.metric} {told[silo]:.4g} is {words}" for silo in sorted(found, key=lambda s: (told[s], s))}
+    worst_first = sorted(found, key=lambda silo: (told[silo], silo))
+    return {silo: f"{rules.metric} {told[silo]:.4g} in round {round} is {words}" for silo in worst_first}
 
 
 def _bound(rules: FilterConfig, told: Mapping[str, float]) -> tuple[float, str]:
@@ -86,7 +86,7 @@ def _bound(rules: FilterConfig, told: Mapping[str, float]) -> tuple[float, str]:
         assert rules.threshold is not None
         return rules.threshold, f"below {rules.threshold:g}"
     if rules.rule == "lowest":
-        return min(told.values()), f"the lowest of {len(told)} silos'"
+        return min(told.values()), f"the lowest of {len(told)} silos"
     mean = statistics.mean(told.values())  # exact, so that of equal values none is below it
     by = f" by more than {rules.margin:g}" if rules.margin else ""
     return mean - rules.margin, f"below the average {mean:.4g} of {len(told)} silos{by}"

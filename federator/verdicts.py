@@ -110,4 +110,5 @@ class Verdicts:
 
 
 def _words(verdict: Verdict) -> str:
-    return f"{verdict.silo} is {verdict.kind}: {verdict.reason}"
+    reason = verdict.reason if verdict.kind == "out" else f"{verdict.kind}: {verdict.reason}"
+    return f"{verdict.silo} is {reason}"

@@ -61,17 +61,17 @@ def test_a_warning_a_strike_and_what_they_say() -> None:
         5,
         C,
         "warned",
-        "precision 0.2 is the lowest of 4 silos' in round 5",
-        "precision 0.2 is the lowest of 4 silos' in round 5; once more in a row and it is out for good",
+        "precision 0.2 in round 5 is the lowest of 4 silos",
+        "precision 0.2 in round 5 is the lowest of 4 silos; once more in a row and it is out for good",
     )
     (out,) = judge(FilterConfig(out="round"), 6, {**TOLD, C: 0.1}, {C: warned.finding}, TOLD, 2)
     assert (out.round, out.silo, out.kind) == (6, C, "out")
     assert out.reason == (
-        "out for a round: precision 0.1 is the lowest of 4 silos' in round 6; before, precision 0.2 is the lowest of"
-        " 4 silos' in round 5"
+        "out for a round: precision 0.1 in round 6 is the lowest of 4 silos; before, precision 0.2 in round 5 is the"
+        " lowest of 4 silos"
     )
     (average,) = judge(FilterConfig(rule="average", metric="recall", margin=0.1), 6, TOLD, {}, TOLD, 2)
-    assert average.finding == "recall 0.2 is below the average 0.5 of 4 silos by more than 0.1 in round 6"
+    assert average.finding == "recall 0.2 in round 6 is below the average 0.5 of 4 silos by more than 0.1"
 
 
 def test_a_good_reading_clears_a_warning_and_silence_does_not() -> None:
@@ -86,7 +86,7 @@ def test_as_many_are_left_as_a_round_needs_and_the_worst_goes_first() -> None:
         kinds = ["out"] * (4 - needed) + ["kept"] * needed
         assert verdicts(TOLD, warned, needed, **table) == list(zip(worst_first, kinds, strict=True))
     (kept,) = judge(FilterConfig(), 6, TOLD, {C: "x"}, TOLD, 4)
-    assert kept.reason.endswith("; without it 3 silos would be left, and a round needs 4")
+    assert kept.reason.endswith("; without it only 3 would be left of the 4 that a round needs")
 
 
 @given(rules, readings, st.sets(st.sampled_from(SILOS)), st.sets(st.sampled_from(SILOS)), st.integers(0, 9))
