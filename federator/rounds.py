@@ -45,14 +45,14 @@ class View:
     """Silos heard from lately that may be planned."""
     expected: frozenset[str] = frozenset()
     """Silos whose updates made the last round; one that takes all who are here should not start without them."""
-    barred: frozenset[str] = frozenset()
-    """Silos that the filter keeps out of this round (federator/verdicts.py); neither reachable nor expected."""
     planned: Mapping[str, Planned] = field(default_factory=dict)
     quorum_since: float | None = None
     paused: bool = False
     stopping: bool = False
     idle: str = ""
     """Why a round that opened now would have nothing for anybody."""
+    barred: frozenset[str] = frozenset()
+    """Silos that the filter keeps out of this round (federator/verdicts.py); neither reachable nor expected."""
 
 
 @dataclass(frozen=True)
