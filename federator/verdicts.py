@@ -20,6 +20,7 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS verdicts (
   number INTEGER PRIMARY KEY, round INTEGER NOT NULL, silo TEXT NOT NULL, kind TEXT NOT NULL,
   finding TEXT NOT NULL, reason TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS verdicts_by_silo ON verdicts (silo, number);
 """
 
 log = logging.getLogger("feddiff.federator")
@@ -99,7 +100,11 @@ class Verdicts:
         log.warning("%s", _words(verdict))
 
     def _newest(self) -> dict[str, Verdict]:
-        return {each.silo: each for each in self.all()}
+        query = (
+            "SELECT round, silo, kind, finding, reason FROM verdicts"
+            " WHERE number IN (SELECT max(number) FROM verdicts GROUP BY silo)"
+        )
+        return {each.silo: each for each in (Verdict(*row) for row in self._database.rows(query))}
 
     def _add(self, verdicts: Iterable[Verdict]) -> None:
         with self._database.transaction() as change:
