@@ -23,6 +23,7 @@ CELLS = {
     "tun-epochs": ((3, 3, 3), (2, 2, 0)),
     "tun-ct": ((1, 1, 1), (1, 1, 1)),
     "jin": ((4, 1, 4), (2, 1, 0)),
+    "fedprox": ((12, 1, 0), (3, 1, 0)),
 }
 """The literature's sweeps."""
 FILES = sorted(CELLS)
