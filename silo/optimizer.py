@@ -23,7 +23,9 @@ def optimizer(
     training = config.training
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[training.optimizer]
     rate = training.learning_rate * factor(training, round, config.rounds.count)
-    made = kind(weights, lr=rate, betas=(beta1, 0.999), weight_decay=training.weight_decay, fused=True)
+    made: torch.optim.Optimizer = kind(
+        weights, lr=rate, betas=(beta1, 0.999), weight_decay=training.weight_decay, fused=True
+    )
     # Adam's own beginning, made now so that a checkpoint finds every tensor in its place.
     for weight in weights:
         moments = {name: torch.zeros_like(weight) for name in MOMENTS}
