@@ -197,7 +197,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "channels": [64, 32],
             "latent": 32,
         },
-        "training": {"epochs": 4, "batch_size": 32, "learning_rate": 1e-3},
+        "training": {"epochs": 4, "batch_size": 32, "learning_rate": 2e-3},
     },
     # CT slices at 64x64, two classes, v-prediction (Tun et al., ATC 2023).
     "ct-64": {
