@@ -24,6 +24,7 @@ CELLS = {
     "tun-ct": ((1, 1, 1), (1, 1, 1)),
     "jin": ((4, 1, 4), (2, 1, 0)),
     "dcgan": ((2, 1, 0), (2, 1, 0)),
+    "fedprox": ((12, 1, 0), (3, 1, 0)),
 }
 """The literature's sweeps."""
 FILES = sorted(CELLS)
