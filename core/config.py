@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
+from feddiff.core import kinds
 from feddiff.core.errors import ConfigError
 from feddiff.core.filtering import FilterConfig
 from feddiff.core.presets import ECONOMIES, PRESETS
@@ -50,7 +51,7 @@ _LATER = (
 
 
 class FederationConfig(Section):
-    """One federation. ``[model]`` is any diffusers ``UNet2DModel`` config; presets give all but rounds."""
+    """One federation. ``[model]`` is any diffusers ``UNet2DModel`` config, or a DCGAN's (core/kinds.py)."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")] = "federation"
     plan: Policy = "full"
@@ -140,6 +141,20 @@ class FederationConfig(Section):
         if self.filter is not None:
             self.filter.check(self.rounds, self.quality if self.silos_measure else None)
         return self
+
+    def _network_fits(self) -> Self:
+        kinds.check(self)
+        return self
+
+    @property
+    def kind(self) -> kinds.Kind:
+        """Which network ``[model]`` is."""
+        return "dcgan" if self.model.get("kind") == "dcgan" else "unet"
+
+    @property
+    def denoises(self) -> bool:
+        """Whether its loss on images that it was not trained on says how good it is."""
+        return self.kind == "unet"
 
     @property
     def has_global_model(self) -> bool:

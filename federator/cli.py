@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
     sample.add_argument("--steps", type=int, default=50)
     sample.add_argument("--seed", type=int, default=0)
     sample.add_argument("--scale", type=int, default=1, help="enlarge each pixel")
-    export = add("export", "Write the global model as a folder that diffusers loads.")
+    export = add("export", "Write the global model as a folder of safetensors, a UNet's for diffusers.")
     export.add_argument("folder", type=Path)
     report = add("report", "Write charts and report.html.")
     report.add_argument("--out", type=Path, required=True, metavar="FOLDER")
@@ -111,8 +111,7 @@ def _run(options: argparse.Namespace) -> int:
         desk.sample(options.config, options.out, options.count, options.steps, options.seed, options.scale)
         print(f"{options.count} images in {options.out}")
     elif options.command == "export":
-        desk.export(options.config, options.folder)
-        print(f'{options.folder}: load it with diffusers.DDPMPipeline.from_pretrained("{options.folder}")')
+        print(f"{options.folder}: {desk.export(options.config, options.folder)}")
     elif options.command == "report":
         print(desk.report(options.config, options.out, options.samples))
     return 0

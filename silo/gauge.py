@@ -60,14 +60,16 @@ class Gauge:
 
     def measure(self, vectors: Mapping[str, F32], seed: int, folder: Path, told: Told) -> Reading:
         """Of a whole model, by segment. Raises DataError for too few images, Abandoned if ``told`` said so."""
-        from feddiff.core import diffusion
+        from feddiff.core import network
+
+        model = network.of(self._config)
 
         def drawing(done: int, count: int) -> None:
             _tell(told, done, count, "sampling")
 
-        samples = diffusion.sample(
+        samples = model.sample(
             self._config,
-            diffusion.layout(self._config).scatter(vectors),
+            model.layout(self._config).scatter(vectors),
             self._quality.samples,
             steps=self._quality.steps,
             sampler=self._quality.sampler,
@@ -139,12 +141,12 @@ class Gauge:
 
     def _grid(self, samples: npt.NDArray[np.uint8]) -> bytes:
         """A PNG of the first samples; of fewer, if it would be too large. Empty if not even one fits."""
-        from feddiff.core import diffusion
+        from feddiff.core.grid import grid
 
         count = min(GRID, len(samples))
         while count:
             columns = max(round(count**0.5), 1)
-            picture, buffer = diffusion.grid(samples[:count], columns), io.BytesIO()
+            picture, buffer = grid(samples[:count], columns), io.BytesIO()
             picture.save(buffer, "PNG")
             if buffer.tell() <= MAX_GRID_BYTES and max(picture.size) <= MAX_GRID_SIDE:
                 return buffer.getvalue()

@@ -24,6 +24,7 @@ CELLS = {
     "tun-ct": ((1, 1, 1), (1, 1, 1)),
     "jin": ((4, 1, 4), (2, 1, 0)),
     "phoenix": ((10, 1, 2), (5, 1, 0)),
+    "dcgan": ((2, 1, 0), (2, 1, 0)),
     "fedprox": ((12, 1, 0), (3, 1, 0)),
 }
 """The literature's sweeps."""
@@ -69,14 +70,15 @@ def test_its_smoke_is_small_and_needs_no_images(name: str) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_its_first_lines_tell_the_truth(name: str) -> None:
     """The size of the network, the bytes of a federation by the closed form, and the command that runs it."""
-    from feddiff.core import diffusion
+    from feddiff.core import network
 
     text = (sweep.SHIPPED / f"{name}.toml").read_text()
     for word in ("# Source: ", "# It reproduces: ", "# Bytes: ", "# Time, a guess: "):
         assert word in text
     assert f"`feddiff-bench run {name} --data " in text
     found = federations(name)
-    parts = Parts.of(diffusion.layout(found[0].config))
+    layout = network.of(found[0].config).layout(found[0].config)
+    parts = Parts.of(layout) if found[0].config.kind == "unet" else Parts(layout.size, 0, 0)
     assert f"{parts.size:,} parameters" in text
     told = re.findall(r"(\d+(?:\.\d+)?) GB", " ".join(text.partition("# Bytes: ")[2].partition("# Time")[0].split()))
     for cell in found:
@@ -131,6 +133,15 @@ def test_of_fifty_silos_a_round_takes_ten_and_the_baseline_sees_as_many_images()
         500,
         300,
     }
+
+
+def test_dcgan_is_the_papers_setting() -> None:
+    found = federations("dcgan")
+    assert {str(each.split) for each in found} == {"iid", "k-class 2"}
+    for each in found:
+        training = each.config.training
+        assert (each.silos, each.config.rounds.count, training.epochs, training.batch_size) == (10, 10, 100, 128)
+        assert (each.config.kind, training.optimizer, training.learning_rate) == ("dcgan", "adam", 2e-4)
 
 
 def test_jin_is_his_setting() -> None:
