@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from feddiff.bench.looks import PARTS, REAL, bytes_axis, colour, style
 from feddiff.bench.setting import Setting
+from feddiff.core.spool import POOL
 from feddiff.federator.charts import FAINT, INK
 from feddiff.federator.measure import amount
 
@@ -60,6 +61,7 @@ def traffic(settings: Sequence[Setting]) -> list[Figure]:
             keys += [
                 Patch(facecolor=(INK, strength), edgecolor="white" if hatch else INK, hatch=hatch, label=part)
                 for part, (strength, hatch) in PARTS.items()
+                if part != POOL or any(segments(each, *WAYS).get(POOL) for each in rows)
             ]
             figure.legend(handles=keys, loc="outside lower center", ncols=len(keys))
         found.append(figure)

@@ -24,6 +24,8 @@ class DataSection(Section):
     held_out: Annotated[int, Field(ge=2, le=1000)] = 5
     images: Count | None = None
     """Train on so many of them at most, and hold out as many at most."""
+    pool: Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, lt=1)] = 0
+    """Training images, or the share of them, that no cell trains on but those whose federator shares a [pool]."""
     least: Count = 1
     """Images that every silo gets at least."""
 

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PARTS = {"encoder": "#0072B2", "bottleneck": "#E69F00", "decoder": "#009E73", "protocol": "#999999"}
-"""A part of the UNet, or what carries no weights, and its colour."""
+PARTS = {"encoder": "#0072B2", "bottleneck": "#E69F00", "decoder": "#009E73"}
+PARTS |= {"pool": "#882255", "protocol": "#999999"}
+"""A part of the UNet, public images, or what carries neither, and its colour."""
 SILOS = ("#D55E00", "#CC79A7", "#56B4E9")
 DASHES = ("-", "--", ":")
 LABELLED = len(SILOS) * len(DASHES)
