@@ -7,6 +7,7 @@ silos get theirs by hard links. A folder is ``LABEL/IMAGE``, or ``SILO/LABEL/IMA
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 from collections import Counter
@@ -189,7 +190,7 @@ def _apart(train: Folder, pool: float) -> tuple[Folder, Folder]:
     """(what is left to silos, what is public): drawn of each label, as many as its share of all is."""
     if not pool:
         return train, Folder(train.root, ())
-    count, labels = int(pool if pool >= 1 else pool * len(train.images)), train.labels()
+    count, labels = math.ceil(pool if pool >= 1 else pool * len(train.images)), train.labels()
     if count >= len(train.images):
         raise ConfigError(f"data.pool takes {count} of {len(train.images)} training images; silos need some")
     taken = Counter(proportional(np.bincount(labels).tolist(), count))

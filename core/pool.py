@@ -16,6 +16,7 @@ import re
 from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
+from fractions import Fraction
 from mmap import mmap
 from pathlib import Path
 
@@ -39,8 +40,8 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def part(share: float, of: int) -> int:
-    """So many of ``of``: rounded, halves up, and one at least unless the share is 0."""
-    return max(math.floor(share * of + 0.5), 1) if share else 0
+    """So many of ``of``: the share as it is written, in decimals, rounded down; one at least unless it is 0."""
+    return max(math.floor(Fraction(str(share)) * of), 1) if share else 0
 
 
 def draw(seed: int, what: str, of: int, count: int) -> npt.NDArray[np.int64]:
