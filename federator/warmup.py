@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from feddiff.core.config import FederationConfig
-from feddiff.core.errors import ConfigError, DataError
+from feddiff.core.errors import ConfigError, DataError, FedDiffError
 from feddiff.core.store import WeightsReader, write_atomic
 from feddiff.federator.federation import Federation
 from feddiff.federator.pool import RULES
@@ -58,7 +58,7 @@ class Warmup:
     def before(self, decision: Decision) -> Decision:
         """The same decision; or to wait, where it opens the first round and that is not prepared yet.
 
-        Raises DataError if the images do not do, or a training of them fails.
+        Raises DataError if the images do not do, FedDiffError if a process fails.
         """
         if self._child is not None:
             if self._child.poll() is None:
@@ -107,12 +107,12 @@ class Warmup:
             self._child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
 
     def _settle(self, code: int) -> None:
-        """A step has ended. Raises DataError if it has failed."""
-        self._child = None
+        """A step has ended. Raises DataError if G cannot be drawn, FedDiffError if the training failed."""
+        self._child, pool = None, self._federation.pool
         if code:
             why = self._last_line() if code > 0 else f"its process was killed by signal {-code}"
-            raise DataError(f"{self._doing}: {why}; `serve` again goes on from here")
-        pool = self._federation.pool
+            kind = DataError if pool.chosen is None and code > 0 else FedDiffError
+            raise kind(f"{self._doing}: {why}; `serve` again goes on from here")
         if pool.chosen is None:
             log.info("the shared set is drawn: %s", pool.choose(*self._drawn_for))
 

@@ -270,6 +270,7 @@ class TestRun:
         assert told
         json.dumps(found, allow_nan=False)
 
+    @pytest.mark.timeout(600)
     def test_a_federation_that_shares_public_images_becomes_a_result(self, tmp_path: Path) -> None:
         text = TINY.replace("images = 60", "images = 60\npool = 0.25").replace(
             "[data]", "[strategies.shared]\npool = {alpha = 0.5, beta = 0.25, warmup = 1}\n[data]"
