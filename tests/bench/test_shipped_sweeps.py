@@ -25,6 +25,7 @@ CELLS = {
     "tun-ct": ((1, 1, 1), (1, 1, 1)),
     "jin": ((4, 1, 4), (2, 1, 0)),
     "phoenix-sharing": ((7, 1, 1), (2, 1, 0)),
+    "fedprox": ((12, 1, 0), (3, 1, 0)),
 }
 """The literature's sweeps."""
 FILES = sorted(CELLS)
