@@ -26,6 +26,7 @@ from feddiff.core.sections import (
     DataConfig,
     DiffusionConfig,
     OuterConfig,
+    PoolConfig,
     QualityConfig,
     RoundsConfig,
     Section,
@@ -41,7 +42,7 @@ Fixed = Literal["full", "usplit", "ulatdec", "udec"]
 Policy = Literal[Fixed, "budget"]
 POLICIES: tuple[Fixed, ...] = ("full", "usplit", "ulatdec", "udec")
 _LATER = (
-    *(("", name) for name in ("budget", "quality", "filter", "personal", "frozen", "weights")),
+    *(("", name) for name in ("budget", "quality", "filter", "personal", "frozen", "weights", "pool")),
     *(("training", name) for name in ("proximal", "clip", "accumulate", "schedule", "warmup")),
     ("outer", "ema"),
     ("rounds", "sampled"),
@@ -70,6 +71,7 @@ class FederationConfig(Section):
     training: TrainingConfig = TrainingConfig(epochs=1)
     data: DataConfig = DataConfig()
     codec: CodecConfig = Field(default_factory=CodecConfig)
+    pool: PoolConfig | None = None
     weights: WeightsConfig = WeightsConfig()
     outer: OuterConfig = OuterConfig()
     rounds: RoundsConfig = RoundsConfig()
@@ -111,6 +113,14 @@ class FederationConfig(Section):
             raise ValueError('plan = "budget" says itself who takes part; leave rounds.sampled out')
         if self.budget is not None and (self.personal or self.frozen):
             raise ValueError('plan = "budget" takes every segment in turn; leave personal and frozen out')
+        return self
+
+    @model_validator(mode="after")
+    def _pool_fits(self) -> Self:
+        if self.pool is not None and self.budget is not None:
+            raise ValueError('plan = "budget" counts what a silo\'s transfers cost; leave [pool] out')
+        if self.pool is not None and self.pool.warmup and self.initial == "seed":
+            raise ValueError('pool.warmup trains the first model, and initial = "seed" has silos make it: set "send"')
         return self
 
     @model_validator(mode="after")
