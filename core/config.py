@@ -123,6 +123,9 @@ class FederationConfig(Section):
 
     @model_validator(mode="after")
     def _rounds_fit(self) -> Self:
+        self.rounds.check(self.weights)
+        if self.filter is not None:
+            self.filter.check(self.rounds, self.quality if self.silos_measure else None)
         if self.training.warmup >= self.rounds.count:
             raise ValueError(
                 f"training.warmup {self.training.warmup} is not less than rounds.count {self.rounds.count}"
@@ -130,31 +133,6 @@ class FederationConfig(Section):
         if self.outer.ema and not self.has_global_model:
             raise ValueError("outer.ema is of the global model, and with these rules there is none; leave it out")
         return self
-
-    @model_validator(mode="after")
-    def _silos_are_taken_fairly(self) -> Self:
-        if self.rounds.sampling == "size" and self.weights.by != "uniform":
-            raise ValueError(
-                f'rounds.sampling = "size" takes large silos more often, and weights.by = "{self.weights.by}" counts'
-                ' their images again; set weights.by = "uniform"'
-            )
-        if self.filter is not None:
-            self.filter.check(self.rounds, self.quality if self.silos_measure else None)
-        return self
-
-    def _network_fits(self) -> Self:
-        kinds.check(self)
-        return self
-
-    @property
-    def kind(self) -> kinds.Kind:
-        """Which network ``[model]`` is."""
-        return "dcgan" if self.model.get("kind") == "dcgan" else "unet"
-
-    @property
-    def denoises(self) -> bool:
-        """Whether its loss on images that it was not trained on says how good it is."""
-        return self.kind == "unet"
 
     @property
     def has_global_model(self) -> bool:
