@@ -134,6 +134,21 @@ class FederationConfig(Section):
             raise ValueError("outer.ema is of the global model, and with these rules there is none; leave it out")
         return self
 
+    @model_validator(mode="after")
+    def _network_fits(self) -> Self:
+        kinds.check(self)
+        return self
+
+    @property
+    def kind(self) -> kinds.Kind:
+        """Which network ``[model]`` is."""
+        return "dcgan" if self.model.get("kind") == "dcgan" else "unet"
+
+    @property
+    def denoises(self) -> bool:
+        """Whether its loss on images that it was not trained on says how good it is."""
+        return self.kind == "unet"
+
     @property
     def has_global_model(self) -> bool:
         """Whether no segment is a silo's own, so that the federator has a model that draws."""
