@@ -92,9 +92,7 @@ class FederationConfig(Section):
         if self.model["in_channels"] not in (1, 3):
             raise ValueError("model.in_channels must be 1 (grey) or 3 (colour)")
         if type(self.model["sample_size"]) is not int or not 1 <= self.model["sample_size"] <= MAX_SAMPLE_SIZE:
-            raise ValueError(
-                f"model.sample_size must be one number of pixels, 1 to {MAX_SAMPLE_SIZE}: images are square"
-            )
+            raise ValueError(f"model.sample_size must be one number of pixels, 1 to {MAX_SAMPLE_SIZE} (a square)")
         try:
             json.dumps(self.model, allow_nan=False)
         except (TypeError, ValueError, RecursionError):
@@ -127,9 +125,7 @@ class FederationConfig(Section):
         if self.filter is not None:
             self.filter.check(self.rounds, self.quality if self.silos_measure else None)
         if self.training.warmup >= self.rounds.count:
-            raise ValueError(
-                f"training.warmup {self.training.warmup} is not less than rounds.count {self.rounds.count}"
-            )
+            raise ValueError(f"training.warmup is not less than rounds.count ({self.rounds.count})")
         if self.outer.ema and not self.has_global_model:
             raise ValueError("outer.ema is of the global model, and with these rules there is none; leave it out")
         return self
