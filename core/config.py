@@ -131,21 +131,13 @@ class FederationConfig(Section):
 
     @model_validator(mode="after")
     def _rounds_fit(self) -> Self:
+        self.rounds.check(self.weights)
+        if self.filter is not None:
+            self.filter.check(self.rounds, self.quality if self.silos_measure else None)
         if self.training.warmup >= self.rounds.count:
             raise ValueError(f"training.warmup is not less than rounds.count ({self.rounds.count})")
         if self.outer.ema and not self.has_global_model:
             raise ValueError("outer.ema is of the global model, and with these rules there is none; leave it out")
-        return self
-
-    @model_validator(mode="after")
-    def _silos_are_taken_fairly(self) -> Self:
-        if self.rounds.sampling == "size" and self.weights.by != "uniform":
-            raise ValueError(
-                f'rounds.sampling = "size" takes large silos more often, and weights.by = "{self.weights.by}" counts'
-                ' their images again; set weights.by = "uniform"'
-            )
-        if self.filter is not None:
-            self.filter.check(self.rounds, self.quality if self.silos_measure else None)
         return self
 
     @model_validator(mode="after")

@@ -266,6 +266,14 @@ class RoundsConfig(Section):
             raise ValueError(f"quorum {self.quorum} is more than {of} {most}")
         return self
 
+    def check(self, weights: WeightsConfig) -> None:
+        """Raises ValueError for weights that do not go with how silos are sampled."""
+        if self.sampling == "size" and weights.by != "uniform":
+            raise ValueError(
+                f'rounds.sampling = "size" takes large silos more often, and weights.by = "{weights.by}" counts their'
+                ' images again; set weights.by = "uniform"'
+            )
+
     @property
     def needed(self) -> int:
         """Updates that a round cannot do without."""
