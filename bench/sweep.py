@@ -39,8 +39,8 @@ from feddiff.bench.reference import QualitySection
 from feddiff.bench.sections import DataSection, GridSection, SamplesSection, SweepSection
 from feddiff.core.config import from_table, read_toml
 from feddiff.core.errors import ConfigError, DataError
+from feddiff.core.published import weights_file
 from feddiff.core.sections import Section
-from feddiff.federator.initial import weights_file
 
 MOST_CELLS = 10_000
 SHIPPED = Path(__file__).parent / "sweeps"
