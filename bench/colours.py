@@ -54,7 +54,7 @@ def picture(outcome: Outcome, asked: SamplesSection) -> bytes:
     """PNG: each model's name, samples and bar of colours; the global model first, at most ``ROWS`` of them."""
     from PIL import Image, ImageDraw
 
-    from feddiff.core import diffusion
+    from feddiff.core.grid import grid
 
     models = {name: read for name, read in outcome.models.items() if name == GLOBAL} | dict(outcome.personal)
     scale = pictures.scale(outcome, pictures.SIDE)
@@ -67,7 +67,7 @@ def picture(outcome: Outcome, asked: SamplesSection) -> bytes:
         top = row * (LINE + height + GAP)
         drawn = pictures.drawn(outcome, models[name], asked, COLUMNS)
         pen.text((0, top), name, fill="black")
-        whole.paste(diffusion.grid(drawn, COLUMNS, scale).convert("RGB"), (0, top + LINE))
+        whole.paste(grid(drawn, COLUMNS, scale).convert("RGB"), (0, top + LINE))
         left, share = wide + GAP, 0.0
         for each in dominant(drawn):
             value = each.value * 3 if len(each.value) == 1 else each.value

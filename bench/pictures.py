@@ -34,12 +34,12 @@ FRAME_MS, LAST_MS = 80, 1500
 
 def samples(outcome: Outcome, asked: SamplesSection) -> Image:
     """A grid of the global model's images; of silos' models one row each."""
-    from feddiff.core import diffusion
+    from feddiff.core.grid import grid
 
     columns = outcome.config.columns(SQUARE)
     count = columns if outcome.of == "silos" else min(asked.count, 1024)
     rows = [drawn(outcome, read, asked, count) for read in list(outcome.models.values())[:DRAWN]]
-    return diffusion.grid(np.concatenate(rows), columns, scale(outcome, SIDE))
+    return grid(np.concatenate(rows), columns, scale(outcome, SIDE))
 
 
 def denoising(outcome: Outcome, asked: SamplesSection) -> bytes:
@@ -47,7 +47,7 @@ def denoising(outcome: Outcome, asked: SamplesSection) -> bytes:
 
     What shows no animation shows the end.
     """
-    from feddiff.core import diffusion
+    from feddiff.core.grid import grid
 
     models = list(outcome.models.values())[: MOVING // 4]
     columns = min(outcome.config.columns(SQUARE), MOVING) if len(models) == 1 else MOVING // len(models)
@@ -59,7 +59,7 @@ def denoising(outcome: Outcome, asked: SamplesSection) -> bytes:
         drawn(outcome, read, asked, count, lambda _, noisy: stages[-1].append(noisy))
     shown = np.unique(np.linspace(0, len(stages[0]) - 1, FRAMES).round().astype(int))
     times = scale(outcome, MOVING_SIDE)
-    small = [diffusion.grid(np.concatenate([each[at] for each in stages]), columns) for at in shown]
+    small = [grid(np.concatenate([each[at] for each in stages]), columns) for at in shown]
     # Enlarged with the gap between images, which one pixel would hardly show.
     frames = [each.resize((each.width * times, each.height * times), 0) for each in small]
     buffer = io.BytesIO()
@@ -78,11 +78,12 @@ def drawn(
     watch: Callable[[int, Pixels], None] | None = None,
 ) -> Pixels:
     """A model's images (count, H, W, C)."""
-    from feddiff.core import diffusion
+    from feddiff.core import network
 
     config = outcome.config
     steps = min(asked.steps, config.diffusion.timesteps)
-    return diffusion.sample(config, read(), count, steps=steps, sampler=asked.sampler, seed=config.seed, watch=watch)
+    model = network.of(config)
+    return model.sample(config, read(), count, steps=steps, sampler=asked.sampler, seed=config.seed, watch=watch)
 
 
 def scale(outcome: Outcome, side: int) -> int:

@@ -16,7 +16,9 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
+from feddiff.core import kinds
 from feddiff.core.errors import ConfigError
+from feddiff.core.filtering import FilterConfig
 from feddiff.core.presets import ECONOMIES, PRESETS
 from feddiff.core.sections import (
     BudgetConfig,
@@ -39,16 +41,17 @@ Fixed = Literal["full", "usplit", "ulatdec", "udec"]
 Policy = Literal[Fixed, "budget"]
 POLICIES: tuple[Fixed, ...] = ("full", "usplit", "ulatdec", "udec")
 _LATER = (
-    *(("", name) for name in ("budget", "quality", "personal", "frozen", "weights")),
+    *(("", name) for name in ("budget", "quality", "filter", "personal", "frozen", "weights")),
     *(("training", name) for name in ("proximal", "clip", "accumulate", "schedule", "warmup")),
     ("outer", "ema"),
     ("rounds", "sampled"),
+    ("rounds", "sampling"),
 )
 """Tables and keys that came after the first federations: they are in the rules' text only if they change anything."""
 
 
 class FederationConfig(Section):
-    """One federation. ``[model]`` is any diffusers ``UNet2DModel`` config; presets give all but rounds."""
+    """One federation. ``[model]`` is any diffusers ``UNet2DModel`` config, or a DCGAN's (core/kinds.py)."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")] = "federation"
     plan: Policy = "full"
@@ -72,6 +75,7 @@ class FederationConfig(Section):
     rounds: RoundsConfig = RoundsConfig()
     budget: BudgetConfig | None = None
     quality: QualityConfig | None = None
+    filter: FilterConfig | None = None
 
     @model_validator(mode="after")
     def _classes_fit(self) -> Self:
@@ -126,6 +130,31 @@ class FederationConfig(Section):
         if self.outer.ema and not self.has_global_model:
             raise ValueError("outer.ema is of the global model, and with these rules there is none; leave it out")
         return self
+
+    @model_validator(mode="after")
+    def _silos_are_taken_fairly(self) -> Self:
+        if self.rounds.sampling == "size" and self.weights.by != "uniform":
+            raise ValueError(
+                f'rounds.sampling = "size" takes large silos more often, and weights.by = "{self.weights.by}" counts'
+                ' their images again; set weights.by = "uniform"'
+            )
+        if self.filter is not None:
+            self.filter.check(self.rounds, self.quality if self.silos_measure else None)
+        return self
+
+    def _network_fits(self) -> Self:
+        kinds.check(self)
+        return self
+
+    @property
+    def kind(self) -> kinds.Kind:
+        """Which network ``[model]`` is."""
+        return "dcgan" if self.model.get("kind") == "dcgan" else "unet"
+
+    @property
+    def denoises(self) -> bool:
+        """Whether its loss on images that it was not trained on says how good it is."""
+        return self.kind == "unet"
 
     @property
     def has_global_model(self) -> bool:

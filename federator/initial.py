@@ -41,13 +41,14 @@ def prepare(folder: Path, config: FederationConfig, published: Path | None = Non
 
 
 def main(folder: Path, published: Path | None = None) -> None:
-    from feddiff.core import diffusion
+    from feddiff.core import network
     from feddiff.core.published import read_published
 
     config = parse((folder / "rules.json").read_bytes())
-    layout = diffusion.layout(config)
+    model = network.of(config)
+    layout = model.layout(config)
     share(layout, config.plan, config.personal, config.frozen)  # a wrong name is said before anything is kept
-    state = diffusion.initial_state(config) if published is None else read_published(published, config)
+    state = model.initial_state(config) if published is None else read_published(published, config)
     save(folder / "initial.safetensors", layout.gather(state), {"config": config.digest})
     write_atomic(folder / "layout.json", layout.to_json().encode())
 

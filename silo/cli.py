@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     join.add_argument("token")
     for name, text in (
         ("sample", "draw images from this silo's own model"),
-        ("export", "write this silo's own model as a folder that diffusers loads"),
+        ("export", "write this silo's own model as a folder of safetensors, a UNet's for diffusers"),
     ):
         command = commands.add_parser(name, parents=[state], help=text)
         command.add_argument("--federator", metavar="HOST:PORT", default=argparse.SUPPRESS)
@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     )
     personal.add_argument("--federator", metavar="HOST:PORT", default=argparse.SUPPRESS)
     personal.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="images, as for the daemon")
-    personal.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder, for diffusers")
+    personal.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder, as `export` writes")
     personal.add_argument(
         "--from",
         dest="published",
@@ -108,8 +108,7 @@ def _run(options: argparse.Namespace) -> int:
 
         folder = _state(options, options.federator)
         if options.command == "export":
-            model.export(folder, options.folder)
-            print(f'{options.folder}: load it with diffusers.DDPMPipeline.from_pretrained("{options.folder}")')
+            print(f"{options.folder}: {model.export(folder, options.folder)}")
         else:
             model.sample(folder, options.out, options.count, options.steps, options.seed, options.scale)
             print(f"{options.count} images in {options.out}")
@@ -126,7 +125,6 @@ def _personalise(options: argparse.Namespace) -> int:
     state = _state(options, options.federator)
     chosen = Chosen(options.segments, options.frozen, options.epochs, options.learning_rate)
     personalise(state, options.data, options.out, chosen, lambda line: print(line, flush=True), options.published)
-    print(f'{options.out}: load it with diffusers.DDPMPipeline.from_pretrained("{options.out}")')
     return 0
 
 

@@ -83,7 +83,7 @@ def personalise(
     if not (state / "rules.json").exists():
         raise StoreError(f"{state} holds no silo that has joined a federation")
 
-    from feddiff.core import diffusion
+    from feddiff.core import network
     from feddiff.core.images import read_images
     from feddiff.core.published import read_published
     from feddiff.core.validation import validation_loss
@@ -92,7 +92,7 @@ def personalise(
     with contextlib.closing(Local(state)) as local:  # not beside a daemon, which may replace what is read
         federation = local.rules()
         assert federation is not None
-        layout = diffusion.layout(federation)
+        layout = network.of(federation).layout(federation)
         rules = chosen.rules(federation, layout)
         if published is None:
             vectors, whence = _held(local, federation, layout)
@@ -108,11 +108,13 @@ def personalise(
         f" parameters, on {len(training.pixels)} images; {len(held_out.pixels)} are held out"
     )
 
-    def loss(model: Mapping[str, F32]) -> float:
-        return validation_loss(rules, model, held_out.pixels, held_out.labels if rules.conditional else None)
+    def measure(model: Mapping[str, F32], when: str) -> None:
+        if rules.denoises:
+            labels = held_out.labels if rules.conditional else None
+            loss = validation_loss(rules, model, held_out.pixels, labels)
+            told(f"loss on the held-out images: {loss:.4f} {when}")
 
-    before = loss(begun)
-    told(f"loss on the held-out images: {before:.4f} before")
+    measure(begun, "before")
     place = out.with_name(f"{out.name}.part")
     place.mkdir(parents=True, exist_ok=True)
     checkpoint, display = place / "checkpoint.safetensors", Display()
@@ -132,13 +134,14 @@ def personalise(
         display.close()
     assert learned is not None
     model = learned.ema or learned.state
-    after = loss(model)
-    told(f"loss on the held-out images: {after:.4f} after, {before:.4f} before")
-    shutil.rmtree(place / "model", ignore_errors=True)
-    diffusion.export(rules, model, place / "model")
-    (place / "model").replace(out)
+    measure(model, "after")
+    written = place / "model"
+    shutil.rmtree(written, ignore_errors=True)
+    hint = network.of(rules).export(rules, model, written)
+    written.replace(out)
     checkpoint.unlink(missing_ok=True)
     place.rmdir()
+    told(f"{out}: {hint.replace(str(written), str(out))}")
 
 
 def _held(local: Local, rules: FederationConfig, layout: Layout) -> tuple[dict[str, F32], str]:
