@@ -30,7 +30,7 @@ def train(
 
     Raises DataError, NotFinite as silo/trainer.py does, KeyboardInterrupt when ``stop`` is set.
     """
-    from feddiff.federator.initial import read_published
+    from feddiff.core.published import read_published
     from feddiff.silo.learner import ImageLearner, Lesson, training_seed
     from feddiff.silo.trained import Trained
 

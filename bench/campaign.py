@@ -2,7 +2,7 @@
 
 RUN/sweep.json                   the sweep that was run last, whole, and its cells, in order
 RUN/cells/KEY.json  KEY.png      the result of a finished cell, and what its models draw, also as KEY.denoising.png;
-                                 KEY.failed: why there is none
+                                 KEY.failed: why there is none; KEY.safetensors: the model that other cells begin with
 RUN/data/                        the images, staged once, and what quality is measured with (bench/reference.py)
 RUN/work/KEY.log  KEY-*/         a cell while it runs (bench/worker.py), and what is left of one that failed
 RUN/slurm/                       what submitit keeps of its jobs
@@ -16,7 +16,6 @@ import json
 import signal
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,7 +59,7 @@ def run(
         images = sweep.images(out / "data")
         cells = sweep.cells(images.digest, len(images.train.silos))
         _keep(sweep, images, cells, out)
-        missing = [cell for cell in cells if not (out / "cells" / f"{cell.key}.json").exists()]
+        missing = [cell for cell in cells if not cell.finished(out)]
         say(
             f"{sweep.rules.name}: {len(cells)} cells, {len(cells) - len(missing)} done before, {len(missing)} to run;"
             f" {len(images.train.images)} images to train on"
@@ -142,14 +141,18 @@ def _all(
 ) -> int:
     began, failed, ended = time.monotonic(), 0, 0
     (out / "work").mkdir(exist_ok=True)
-    waiting, running = deque(enumerate(missing, 1)), list[_Running]()
+    waiting, running = list(enumerate(missing, 1)), list[_Running]()
     try:
         while waiting or running:
             if stop.is_set():
                 raise KeyboardInterrupt
-            while waiting and len(running) < jobs:
-                place, cell = waiting.popleft()
-                running.append(_begin(cell, f"[{place}/{len(missing)}]", out, start, say))
+            due = {cell.key for _, cell in waiting} | {each.cell.key for each in running}
+            for place, cell in list(waiting):
+                if len(running) == jobs:
+                    break
+                if cell.base is None or cell.base.key not in due:  # else its turn comes when that is done
+                    waiting.remove((place, cell))
+                    running.append(_begin(cell, f"[{place}/{len(missing)}]", out, start, say))
             for each in list(running):
                 if (done := _ended(each, out, say)) is None:
                     continue

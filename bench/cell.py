@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from feddiff.bench.partition import Split
@@ -16,6 +17,8 @@ from feddiff.core.config import FederationConfig
 from feddiff.core.sections import OuterConfig
 
 Kind = Literal["federated", "centralised", "alone"]
+BEFORE = "before"
+"""The strategy of a federation with whose global model others begin."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,16 @@ class Cell:
     table: Mapping[str, Any] = field(default_factory=dict)
     """The federation's file; empty for a baseline."""
     strategy: str = ""
+    base: Cell | None = None
+    """With whose global model it begins."""
+
+    def finished(self, run: Path) -> bool:
+        """Whether its result is in a run's folder, and the model, if others are to begin with it."""
+        return (run / "cells" / f"{self.key}.json").exists() and (self.strategy != BEFORE or self.model(run).exists())
+
+    def model(self, run: Path) -> Path:
+        """The global model, kept for those that begin with it."""
+        return run / "cells" / f"{self.key}.safetensors"
 
     @property
     def key(self) -> str:
@@ -42,6 +55,7 @@ class Cell:
             str(self.split),
             self.silos,
             self.basis,
+            *([] if self.base is None else [self.base.key]),
         )
         digest = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:8]
         codec = self.config.codec

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from feddiff.bench.cell import BEFORE
 from feddiff.bench.outcome import GLOBAL, Outcome, State, finite
 from feddiff.bench.reference import Real, Reference, progress
 from feddiff.core.classes import proportional
@@ -72,8 +73,9 @@ class Evaluation:
         found["metrics"] = list({(row["metric"], row["against"]): row for row in rows}.values())
         if (classes := self._classes(samples)) is not None:
             found["classes"] = classes
-        if self.reference.asked.personal and self.outcome.own:
-            found["personalisation"] = self._personalisation(samples[GLOBAL])
+        shared = self.outcome.before or self.outcome.models.get(GLOBAL)
+        if self.reference.asked.personal and self.outcome.personal and shared is not None:
+            found["personalisation"] = self._personalisation(shared, samples)
         return found
 
     def _together(self, samples: Mapping[str, Features], own: Mapping[str, Real]) -> Features:
@@ -138,17 +140,20 @@ class Evaluation:
                 rows.setdefault(number.metric, {})[name] = number
         return checks, [_row(by, failed) for by in rows.values()] or [self._nothing("memorised", "training", failed)]
 
-    def _personalisation(self, shared: Features) -> dict[str, Any]:
-        """FIDs against each silo's own images: of the global model, and of the silo's own last one.
+    def _personalisation(self, shared: State, samples: Mapping[str, Features]) -> dict[str, Any]:
+        """FIDs against each silo's own images: of a global model, and of the silo's own last one.
 
-        A conditional model is asked for the silo's own share of each class, as the silo's model is.
+        The global one is that which the training began with, if a federation trained it before (Hadjigeorgiou), else
+        that of the end (Tun et al.). A conditional one is asked for the silo's share of each class, as the silo's is.
         """
         by, cautions = {}, list[str]()
-        for name, read in self.outcome.own.items():
+        whose = GLOBAL if self.outcome.before is None else BEFORE
+        common = None if self.outcome.config.conditional else samples.get(whose)
+        for name, read in self.outcome.personal.items():
             real = self._trained_on(name)
-            drawn = {"own": self._samples(name, read, real), "global": shared}
-            if self.outcome.config.conditional:
-                drawn["global"] = self._samples(f"{GLOBAL}, as {name}", self.outcome.models[GLOBAL], real)
+            if common is None or self.outcome.config.conditional:
+                common = self._samples(f"{whose}, as {name}", shared, real)
+            drawn = {"own": samples.get(name) or self._samples(name, read, real), "global": common}
             try:
                 by[name] = {of: fid(each.moments(), real.features.moments()) for of, each in drawn.items()}
             except DataError as error:
@@ -159,7 +164,7 @@ class Evaluation:
             gain |= asdict(personalisation([each["global"] for each in fids], [each["own"] for each in fids]))
         except DataError as error:
             cautions.append(str(error))
-        return {**gain, "by": by, "cautions": cautions}
+        return {**gain, "against": whose, "by": by, "cautions": cautions}
 
     def _trained_on(self, name: str) -> Real:
         """What a model learnt from: its silo's images, or all."""

@@ -41,6 +41,13 @@ class Outcome:
     """What the training cost and told: rounds, totals, segments."""
     own: Mapping[str, State] = field(default_factory=dict)
     """The silos' own last models, where there is a global one too."""
+    before: State | None = None
+    """The global model that it began with, if a federation trained that before."""
+
+    @property
+    def personal(self) -> Mapping[str, State]:
+        """The silos' own last models."""
+        return self.own if GLOBAL in self.models else self.models
 
     @property
     def of(self) -> str:

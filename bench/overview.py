@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from feddiff.bench.basis import Basis
+from feddiff.bench.cell import BEFORE
 from feddiff.bench.looks import colour
 from feddiff.bench.setting import Setting, Spread, spread
 from feddiff.federator import page
@@ -214,17 +215,24 @@ def by_segment(settings: Sequence[Setting]) -> str:
 
 
 def personal(settings: Sequence[Setting]) -> str:
-    """What silos' own last models gain over the global one; "" where nobody measured it."""
-    rows = []
+    """What silos' own last models gain over a global one; "" where nobody measured it."""
+    rows, before = [], False
     for each in settings:
         found = [
             result["quality"]["personalisation"] for result in each.results if result["quality"].get("personalisation")
         ]
         spreads = [spread(one.get(name) for one in found) for name in ("api", "mpi", "pui")]
+        before = before or any(one.get("against") == BEFORE for one in found)
         if any(spreads):
             cells = [NONE if one is None else one.text(figures) for one in spreads]
             rows.append(page.Row((f"{each.number}  {each.name}, {each.scenario}", *cells), colour(each.plan)))
-    return page.grouped(("in % of the global model's FID", "API", "MPI", "PUI"), {"": rows}) if rows else ""
+    if not rows:
+        return ""
+    told = "FID of each silo's own last model against its own images, beside the global model's against the same:"
+    told += " API is the mean gain over silos, MPI the median, PUI the share of silos that gain."
+    if before:
+        told += f' Settings that begin with the model of "{BEFORE}" are held against that one.'
+    return page.grouped(("in % of the global model's FID", "API", "MPI", "PUI"), {"": rows}) + page.note(told)
 
 
 def _letter(place: int) -> str:

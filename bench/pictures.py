@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from feddiff.bench.outcome import Outcome
+from feddiff.bench.outcome import Outcome, State
 from feddiff.bench.sections import SamplesSection
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ def samples(outcome: Outcome, asked: SamplesSection) -> Image:
 
     columns = outcome.config.columns(SQUARE)
     count = columns if outcome.of == "silos" else min(asked.count, 1024)
-    drawn = [_drawn(outcome, name, asked, count) for name in list(outcome.models)[:DRAWN]]
-    return grid(np.concatenate(drawn), columns, _scale(outcome, SIDE))
+    rows = [drawn(outcome, read, asked, count) for read in list(outcome.models.values())[:DRAWN]]
+    return grid(np.concatenate(rows), columns, scale(outcome, SIDE))
 
 
 def denoising(outcome: Outcome, asked: SamplesSection) -> bytes:
@@ -49,30 +49,30 @@ def denoising(outcome: Outcome, asked: SamplesSection) -> bytes:
     """
     from feddiff.core.grid import grid
 
-    names = list(outcome.models)[: MOVING // 4]
-    columns = min(outcome.config.columns(SQUARE), MOVING) if len(names) == 1 else MOVING // len(names)
-    count = columns if len(names) > 1 else columns * (MOVING // columns)
+    models = list(outcome.models.values())[: MOVING // 4]
+    columns = min(outcome.config.columns(SQUARE), MOVING) if len(models) == 1 else MOVING // len(models)
+    count = columns if len(models) > 1 else columns * (MOVING // columns)
     stages: list[list[Pixels]] = []
-    for name in names:
+    for read in models:
         stages.append([])
         # At most MOVING images: one batch.
-        _drawn(outcome, name, asked, count, lambda _, noisy: stages[-1].append(noisy))
+        drawn(outcome, read, asked, count, lambda _, noisy: stages[-1].append(noisy))
     shown = np.unique(np.linspace(0, len(stages[0]) - 1, FRAMES).round().astype(int))
-    scale = _scale(outcome, MOVING_SIDE)
+    times = scale(outcome, MOVING_SIDE)
     small = [grid(np.concatenate([each[at] for each in stages]), columns) for at in shown]
     # Enlarged with the gap between images, which one pixel would hardly show.
-    frames = [each.resize((each.width * scale, each.height * scale), 0) for each in small]
+    frames = [each.resize((each.width * times, each.height * times), 0) for each in small]
     buffer = io.BytesIO()
-    times = [FRAME_MS] * (len(frames) - 1) + [LAST_MS]
+    lengths = [FRAME_MS] * (len(frames) - 1) + [LAST_MS]
     frames[-1].save(
-        buffer, "PNG", save_all=True, default_image=True, append_images=frames, duration=times, loop=0, optimize=True
+        buffer, "PNG", save_all=True, default_image=True, append_images=frames, duration=lengths, loop=0, optimize=True
     )
     return buffer.getvalue()
 
 
-def _drawn(
+def drawn(
     outcome: Outcome,
-    name: str,
+    read: State,
     asked: SamplesSection,
     count: int,
     watch: Callable[[int, Pixels], None] | None = None,
@@ -82,10 +82,10 @@ def _drawn(
 
     config = outcome.config
     steps = min(asked.steps, config.diffusion.timesteps)
-    state = outcome.models[name]()
     model = network.of(config)
-    return model.sample(config, state, count, steps=steps, sampler=asked.sampler, seed=config.seed, watch=watch)
+    return model.sample(config, read(), count, steps=steps, sampler=asked.sampler, seed=config.seed, watch=watch)
 
 
-def _scale(outcome: Outcome, side: int) -> int:
+def scale(outcome: Outcome, side: int) -> int:
+    """How many times images are enlarged to be about so many pixels wide."""
     return max(1, round(side / int(outcome.config.model["sample_size"])))

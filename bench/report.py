@@ -33,6 +33,7 @@ MOST_PICTURE_BYTES = 24 << 20
 """Of grids on the page, and as much of animations; what does not fit stays in the run's folder."""
 MOST_DEALS = 12
 """Charts of who has what."""
+COLOURS = "Samples of the global model and of silos' own last ones; beside them their pixels' colours, by k-means."
 Read = Callable[[Setting], Spread | None]
 
 
@@ -200,9 +201,17 @@ def _model(known: Sequence[Setting]) -> Parts | None:
 
 
 def _drawn(run: Path, known: Sequence[Setting], gallery: Gallery) -> str:
-    """Grids side by side, the denoising, and which classes came of it."""
+    """Grids side by side, the denoising, colours of silos' own models, and which classes came of it."""
     blocks = []
-    for ending, title in ((".png", "Drawn by the models"), (".denoising.png", "From noise to image")):
+    for ending, title, told in (
+        (
+            ".png",
+            "Drawn by the models",
+            "One seed of each setting; where there is no global model, a row for each silo.",
+        ),
+        (".denoising.png", "From noise to image", ""),
+        (".colours.png", "Colours of silos' own models", COLOURS),
+    ):
         pairs, left, room = [], 0, MOST_PICTURE_BYTES
         for each in known:
             place = run / "cells" / f"{each.keys[0]}{ending}"
@@ -213,9 +222,8 @@ def _drawn(run: Path, known: Sequence[Setting], gallery: Gallery) -> str:
                 room -= size
             elif size:
                 left += 1
-        if pairs and ending == ".png":
-            told = page.note("One seed of each setting; where there is no global model, a row for each silo.")
-            blocks += [page.heading(title), told, page.gallery(pairs)]
+        if pairs and told:
+            blocks += [page.heading(title), page.note(told), page.gallery(pairs)]
         elif pairs:
             blocks.append(page.gallery(pairs, moving=title))
         if left:

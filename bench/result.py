@@ -11,12 +11,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from feddiff.bench import baseline, outcome, pictures, trial
-from feddiff.bench.cell import Cell
+from feddiff.bench import baseline, colours, outcome, pictures, trial
+from feddiff.bench.cell import BEFORE, Cell
 from feddiff.bench.dataset import Dataset
 from feddiff.bench.evaluation import Evaluation, losses
 from feddiff.bench.reference import stage, threads
@@ -34,15 +36,19 @@ def run(
     told: Callable[[str], None],
     stop: threading.Event,
     jobs: int = 1,
+    initial: Path | None = None,
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Train and measure in an empty folder; returns the result, and pictures by the ending of their files' names.
+    """Train and measure in an empty folder; returns the result, and what belongs beside it, by the ending of its name:
+    pictures, and the global model of a cell that others begin with.
 
-    ``jobs``: cells that share this machine. Raises FedDiffError for what makes this cell fail, KeyboardInterrupt when
-    ``stop`` is set.
+    ``jobs``: cells that share this machine. ``initial``: the published model that it begins with, if any. Raises
+    FedDiffError for what makes this cell fail, KeyboardInterrupt when ``stop`` is set.
     """
     import torch
+    from safetensors.numpy import save
 
     from feddiff.core.images import read_images
+    from feddiff.core.published import read_published
 
     began = time.monotonic()
     data, quality = sweep.rules.data, sweep.rules.quality
@@ -63,13 +69,15 @@ def run(
             stop=stop,
             extractor=None if meanwhile is None else meanwhile.file,
             reference=None if meanwhile is None else dataset.test,
-            initial=sweep.initial,
+            initial=initial,
             pool=None if cell.config.pool is None else dataset.pool,
         )
         finished = outcome.federated(config, list(counts), folder)
     else:
-        metrics = baseline.train(cell.config, list(counts), folder, told, stop, sweep.initial)
+        metrics = baseline.train(cell.config, list(counts), folder, told, stop, initial)
         finished = outcome.baseline(cell, metrics, folder)
+    if cell.base is not None and initial is not None:
+        finished = replace(finished, before=partial(read_published, initial, cell.config))
     torch.set_num_threads(threads(cell.config, jobs))
     measured: dict[str, Any] = {"of": finished.of}
     if held is not None:
@@ -89,7 +97,12 @@ def run(
         "wall_seconds": round(time.monotonic() - began, 1),
         "software": software(),
     }
-    return result, {"png": drawn.getvalue(), "denoising.png": pictures.denoising(finished, sweep.rules.samples)}
+    files = {"png": drawn.getvalue(), "denoising.png": pictures.denoising(finished, sweep.rules.samples)}
+    if quality is not None and quality.personal and finished.personal:
+        files["colours.png"] = colours.picture(finished, sweep.rules.samples)
+    if cell.strategy == BEFORE:
+        files["safetensors"] = save(finished.models[outcome.GLOBAL]())
+    return result, files
 
 
 def software() -> dict[str, str]:

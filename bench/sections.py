@@ -83,6 +83,9 @@ class SweepSection(Section):
     federation: dict[str, Any]
     strategies: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9. =-]{0,38}$")], dict[str, Any]] = Field({})
     """By name: tables that lie over [federation] (docs/strategies.md)."""
+    before: dict[str, Any] | None = None
+    """Lies over [federation] too: the federation that is run once for each seed, number of silos and split, and with
+    whose global model the others of those begin."""
     data: DataSection = DataSection()
     samples: SamplesSection = SamplesSection()
     quality: QualitySection | None = None

@@ -12,6 +12,7 @@ that a finished cell is known again and a changed one is another.
     plan = ["full", "udec"]
     codec = ["fp32", "int8/fp32"]    # both directions, or up/down
     strategy = ["", "fedprox"]       # tables [strategies.NAME], each laid over [federation]
+    [before]                         # optional: over [federation], the one whose global model the others begin with
     [quality]                        # optional: image quality, not the validation loss alone
     extractor = "convnet"            # trained on these images, or a TorchScript file
     [smoke.grid]                     # with --smoke: lies over everything above
@@ -32,15 +33,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from feddiff.bench.cell import Cell, Kind
+from feddiff.bench.cell import BEFORE, Cell, Kind
 from feddiff.bench.dataset import BUILT_IN, Dataset, stage
 from feddiff.bench.partition import Split, split
 from feddiff.bench.reference import QualitySection
 from feddiff.bench.sections import DataSection, GridSection, SamplesSection, SweepSection
 from feddiff.core.config import FederationConfig, from_table, read_toml
 from feddiff.core.errors import ConfigError, DataError
+from feddiff.core.published import weights_file
 from feddiff.core.sections import Section
-from feddiff.federator.initial import weights_file
 
 MOST_CELLS = 10_000
 SHIPPED = Path(__file__).parent / "sweeps"
@@ -79,24 +80,35 @@ class Sweep:
         return any("folders" in grid.split for grid in self.rules.grid)
 
     def cells(self, data_digest: str, folders: int = 0) -> list[Cell]:
-        """Every cell once, federations first. ``folders``: silos that the data has, for the split of that name.
+        """Every cell once, federations first, each after the one that it begins with.
 
-        Raises ConfigError for a combination that is no federation.
+        ``folders``: silos that the data has, for the split of that name. Raises ConfigError for a combination that is
+        no federation.
         """
         found: dict[str, Cell] = {}
         for grid in self.rules.grid:
             for point in _points(grid):
                 cell = self._cell(point, data_digest, folders)
+                if cell.base is not None:
+                    found.setdefault(cell.base.key, cell.base)
                 found.setdefault(cell.key, cell)
                 if len(found) > MOST_CELLS:
                     raise ConfigError(f"{self.where}: more than {MOST_CELLS} cells")
         for kind in self.rules.baselines:
-            for cell in [each for each in found.values() if each.kind == "federated"]:
+            for cell in [each for each in found.values() if each.kind == "federated" and each.strategy != BEFORE]:
                 baseline = self._baseline(kind, cell)
                 found.setdefault(baseline.key, baseline)
         return list(found.values())
 
     def _cell(self, point: Mapping[str, Any], data_digest: str, folders: int) -> Cell:
+        base = None
+        if self.rules.before is not None and point["strategy"] != BEFORE:
+            scene = {name: point[name] for name in ("seed", "silos", "split")}
+            base = self._cell(dict.fromkeys(point) | scene | {"strategy": BEFORE}, data_digest, folders)
+            if not base.config.has_global_model:
+                raise ConfigError(
+                    f"{self.where}: [before] needs a global model: no personal segments, plan full or usplit"
+                )
         economy, strategy = point["economy"] or "", point["strategy"] or ""
         table = _overlay(copy.deepcopy(self.rules.federation), self._strategy(strategy))
         presets = table.get("preset", [])
@@ -119,15 +131,16 @@ class Sweep:
         rounds["participants"] = silos
         if point["participants"] is not None:
             rounds["sampled"] = point["participants"]
-        if self.rules.initial is not None:
+        published = base is not None or self.rules.initial is not None
+        if published:
             table["initial"] = "file"
         table |= {"training": training, "rounds": rounds}
         config = self._config(table)
-        if (config.initial == "file") != (self.rules.initial is not None):
+        if (config.initial == "file") != published:
             raise ConfigError(f"{self.where}: name the published model: initial = PATH, before [federation]")
         if config.pool is not None and not self.rules.data.pool:
             raise ConfigError(f"{self.where}: [pool] shares images that are no silo's; say with data.pool how many are")
-        if self.rules.passes is not None:
+        if self.rules.passes is not None and not (strategy == BEFORE and "count" in rounds):
             if config.training.epochs is None or "count" in rounds:
                 raise ConfigError(f"{self.where}: passes decides rounds.count, and needs local epochs, not steps")
             # A round in which only some take part is only a part of a pass.
@@ -138,7 +151,8 @@ class Sweep:
                 raise ConfigError(f"{self.where}: passes must be a multiple of {multiple}, or change epochs")
             rounds["count"] = images // local
             config = self._config(table)
-        return Cell("federated", config, dealt, silos, f"{data_digest} {self._measured}", economy, table, strategy)
+        basis = f"{data_digest} {self._measured}"
+        return Cell("federated", config, dealt, silos, basis, economy, table, strategy, base)
 
     def _config(self, table: dict[str, Any]) -> FederationConfig:
         """A cell's rules: checked with [quality], which it gets when it is run, and told without."""
@@ -160,11 +174,20 @@ class Sweep:
             training["steps"] *= turns if kind == "centralised" else max(round(turns / cell.silos), 1)
         training |= {"schedule": "constant", "warmup": 0, "proximal": 0.0}  # of rounds that others have part in
         dealt, silos = (Split("iid"), 1) if kind == "centralised" else (cell.split, cell.silos)
-        strategy = cell.strategy if cell.config.frozen else ""  # all else of it is of federations
-        return Cell(kind, from_table(table, self.where), dealt, silos, cell.basis, strategy=strategy)
+        strategy = cell.strategy if cell.config.frozen or self._teaches(cell.strategy) else ""
+        config = from_table(table, self.where)
+        return Cell(kind, config, dealt, silos, cell.basis, strategy=strategy, base=cell.base)
+
+    def _teaches(self, name: str) -> bool:
+        """Whether a strategy changes the training of a silo by itself; most are of federations alone."""
+        table = self._strategy(name)
+        training = self._part(table, "training").keys() - {"schedule", "warmup", "proximal"}
+        return bool(training or table.keys() & {"model", "diffusion", "data", "preset"})
 
     def _strategy(self, name: str) -> dict[str, Any]:
         """What lies over [federation]. Raises ConfigError for a name that is none."""
+        if name == BEFORE:
+            return copy.deepcopy(self.rules.before or {})
         if name and name not in self.rules.strategies:
             known = ", ".join(self.rules.strategies) or "none"
             raise ConfigError(f"{self.where}: there is no [strategies.{name}]; known: {known}")
@@ -224,6 +247,12 @@ def load(path: Path, smoke: bool = False, data: Path | None = None, test: Path |
         rules = SweepSection.model_validate(table)
     except ValidationError as error:
         raise ConfigError(f"{path}: {_problem(error)}") from None
+    if rules.before is not None and rules.initial is not None:
+        raise ConfigError(f"{path}: initial and [before] are two models to begin with; give one of them")
+    if rules.before is not None and "centralised" in rules.baselines:
+        raise ConfigError(f'{path}: with [before] set baselines = ["alone"] or []: in one place there is no such model')
+    if BEFORE in rules.strategies or any(BEFORE in grid.strategy for grid in rules.grid):
+        raise ConfigError(f"{path}: strategy {BEFORE!r} is that of the table [before]; give yours another name")
     if "quality" in rules.federation:
         raise ConfigError(f"{path}: [federation.quality]: give [quality] instead; the federations get it from there")
     if any("folders" in grid.split and (grid.split != ("folders",) or grid.silos) for grid in rules.grid):

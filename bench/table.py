@@ -71,8 +71,9 @@ def read(run: Path) -> list[Entry]:
 def text(entries: Sequence[Entry]) -> str:
     """One row for all seeds of a setting: sizes in MB on the wire, how many times fewer than raw float32, losses.
 
-    FID, precision and recall against the test images where they were measured; at the foot by what extractor and how
-    many samples. What was measured otherwise has a row of its own, with a mark, and the foot says how.
+    FID, precision and recall against the test images where they were measured, and what silos' own models gain over a
+    global one; at the foot by what extractor and how many samples. What was measured otherwise has a row of its own,
+    with a mark, and the foot says how.
     """
     groups: dict[tuple[str, Basis | None], list[Entry]] = {}
     for entry in entries:
@@ -82,6 +83,8 @@ def text(entries: Sequence[Entry]) -> str:
     bases = Counter(basis for (_, basis), group in groups.items() if basis is not None for _ in group)
     marks = {basis: "*" * place for place, (basis, _) in enumerate(bases.most_common())}
     heads = "".join(f"{head:>16}" for head, _, _ in SHOWN) if bases else ""
+    gains = any((entry.result or {"quality": {}})["quality"].get("personalisation") for entry in entries)
+    heads += "".join(f"{name.upper():>14}" for name in GAINS) if gains else ""
     lines = [
         f"{'':<{wide}}{'seeds':>5}{'rounds':>8}{'images':>10}{'MB down':>10}{'MB up':>9}{'x raw':>8}"
         f"{'training':>10}{'validation loss':>20}{heads}  of"
@@ -102,6 +105,7 @@ def text(entries: Sequence[Entry]) -> str:
             f"{_spread([each['loss'] for each in totals]):>10}"
             f"{_spread([each['quality']['validation_loss']['mean'] for each in results], deviation=True):>20}"
             f"{''.join(f'{each:>16}' for each in found) if bases else ''}"
+            f"{''.join(f'{_gain(results, name):>14}' for name in GAINS) if gains else ''}"
             f"  {results[0]['quality']['of']}{f' {marks[basis]}' if basis is not None and marks[basis] else ''}"
         )
     lines += [
@@ -141,6 +145,11 @@ def write(entries: Sequence[Entry], folder: Path) -> tuple[Path, Path]:
     write_atomic(folder / "results.csv", rows.getvalue().encode())
     write_atomic(folder / "results.json", json.dumps([result for _, result in done], indent=1).encode())
     return folder / "results.csv", folder / "results.json"
+
+
+def _gain(results: Sequence[Mapping[str, Any]], name: str) -> str:
+    """API, MPI or PUI, in percent."""
+    return _spread([(each["quality"].get("personalisation") or {}).get(name) for each in results], 1, True)
 
 
 def _metric(result: Mapping[str, Any], name: str, against: str) -> float | None:

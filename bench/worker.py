@@ -5,7 +5,8 @@ run once, whatever became of who started it.
 
 RUN/locks/KEY             held while the cell runs, on whatever machine
 RUN/work/KEY-*/           the cell while it runs, and the logs of one that failed
-RUN/cells/KEY.json        what came of it, with KEY.png and KEY.denoising.png; KEY.failed: why nothing did
+RUN/cells/KEY.json        what came of it, with its pictures; KEY.failed: why nothing did
+RUN/cells/KEY.safetensors the global model, where other cells begin with it
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def run(out: Path, key: str, share: int, say: Callable[[str], None]) -> bool:
             f"the sweep of {out} has no cell {key!r:.200}; if it had, {file}feddiff is another than when the run began"
         )
     with campaign.stoppable() as stop, _alone(out, key, say, stop):
-        if (out / "cells" / f"{key}.json").exists():
+        if cells[key].finished(out):
             say("done by another process")
             return True
         return _run(cells[key], sweep, images, out, share, say, stop)
@@ -65,9 +66,13 @@ def _run(
     # A new one each time: daemons of a process that was killed may still write into theirs for a moment.
     folder = Path(tempfile.mkdtemp(prefix=f"{cell.key}-", dir=out / "work"))
     try:
-        found, pictures = result.run(cell, sweep, images, folder, lambda line: say(f"  {line}"), stop, share)
-        for ending, picture in pictures.items():
-            write_atomic(place.with_name(f"{cell.key}.{ending}"), picture)
+        initial = sweep.initial if cell.base is None else cell.base.model(out)
+        if cell.base is not None and not cell.base.finished(out):
+            raise ConfigError(f"it begins with the model of {cell.base.key}, which is not there")
+        told = lambda line: say(f"  {line}")  # noqa: E731
+        found, files = result.run(cell, sweep, images, folder, told, stop, share, initial)
+        for ending, content in files.items():
+            write_atomic(place.with_name(f"{cell.key}.{ending}"), content)
         # Last: what has this file is done.
         write_atomic(place.with_name(f"{cell.key}.json"), json.dumps(found, indent=1, allow_nan=False).encode())
     except Exception as error:

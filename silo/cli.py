@@ -63,6 +63,28 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--scale", type=int, default=1, help="enlarge each pixel")
         else:
             command.add_argument("folder", type=Path)
+    personal = commands.add_parser(
+        "personalise",
+        parents=[state],
+        help="go on training the federation's model on this silo's images alone, and write it as `export` does",
+        description="Goes on training the federation's model on this silo's images alone; asks nobody, and changes"
+        " nothing of the silo's state. What was interrupted goes on with the same command.",
+    )
+    personal.add_argument("--federator", metavar="HOST:PORT", default=argparse.SUPPRESS)
+    personal.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="images, as for the daemon")
+    personal.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder, as `export` writes")
+    personal.add_argument(
+        "--from",
+        dest="published",
+        type=Path,
+        metavar="MODEL",
+        help="begin with this: the folder that `feddiff-federator export` wrote (default: the newest that was sent)",
+    )
+    which = personal.add_mutually_exclusive_group()
+    which.add_argument("--segments", nargs="+", default=[], metavar="SEGMENT", help="train these alone, e.g. decoder")
+    which.add_argument("--frozen", type=int, default=0, metavar="N", help="train all but the first N segments")
+    personal.add_argument("--epochs", type=int, default=10, help="over the images (default: 10)")
+    personal.add_argument("--learning-rate", type=float, help="default: the federation's")
     return root
 
 
@@ -97,7 +119,19 @@ def _run(options: argparse.Namespace) -> int:
             model.sample(folder, options.out, options.count, options.steps, options.seed, options.scale)
             print(f"{options.count} images in {options.out}")
         return 0
+    if options.command == "personalise":
+        return _personalise(options)
     return _take_part(options)
+
+
+def _personalise(options: argparse.Namespace) -> int:
+    from feddiff.silo.personalise import Chosen, personalise
+
+    console.log_lines(options.verbose)
+    state = _state(options, options.federator)
+    chosen = Chosen(options.segments, options.frozen, options.epochs, options.learning_rate)
+    personalise(state, options.data, options.out, chosen, lambda line: print(line, flush=True), options.published)
+    return 0
 
 
 def _state(options: argparse.Namespace, address: str | None) -> Path:

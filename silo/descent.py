@@ -126,4 +126,16 @@ def _model(config: FederationConfig, state: Mapping[str, F32], device: torch.dev
         for name in share(segments, config.plan, config.personal, config.frozen).frozen:
             for each in segments[name].parameters:
                 model.get_parameter(each.name).requires_grad_(False)
+        for module in model.modules():
+            if isinstance(module, nn.GroupNorm) and module.weight.requires_grad:
+                module.register_forward_pre_hook(_packed)
     return model
+
+
+def _packed(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+    """What frozen layers hand to a group norm that learns, without gaps between a channel's pixels.
+
+    On a CPU torch (2.13) dies in the backward pass of a group norm whose input is channels last and needs no gradient;
+    attention makes such ones.
+    """
+    return None if given[0].requires_grad or given[0].is_cuda else (given[0].contiguous(), *given[1:])

@@ -112,6 +112,60 @@ def test_a_published_model_is_beside_the_sweep_and_decides_its_cells(tmp_path: P
         sweep.load(tmp_path / "sweep.toml").cells("digest")
 
 
+BEFORE = """\
+[before.rounds]
+count = 3
+"""
+
+
+class TestBefore:
+    def test_each_scene_has_one_and_all_others_begin_with_it(self, tmp_path: Path) -> None:
+        grid = 'strategy = ["", "base"]\nseed = [0, 1]\nplan = ["full", "usplit"]\n' + BEFORE
+        found = cells(tmp_path, grid, baselines='"alone"')
+        before = [each for each in found if each.strategy == "before"]
+        assert [(each.config.seed, each.config.rounds.count, each.config.plan) for each in before] == [
+            (0, 3, "full"), (1, 3, "full"),
+        ]  # fmt: skip
+        assert [each.config.initial for each in before] == ["send", "send"]
+        for each in found:
+            if each.strategy != "before":
+                assert each.base is not None
+                assert (each.base.config.seed, each.config.initial) == (each.config.seed, "file")
+                assert found.index(each.base) < found.index(each)
+        assert [each.kind for each in found].count("alone") == 4  # none for those before
+
+    def test_what_decides_it_decides_what_begins_with_it(self, tmp_path: Path) -> None:
+        one, two = (cells(tmp_path, BEFORE.replace("3", rounds)) for rounds in ("3", "4"))
+        assert [each.config.rounds.count for each in (*one, *two)] == [3, 10, 4, 10]
+        assert len({each.key for each in (*one, *two)}) == 4
+        assert one[1].config.digest == two[1].config.digest
+        assert cells(tmp_path, BEFORE)[1].key == one[1].key
+
+    def test_without_it_keys_are_what_they_were(self, tmp_path: Path) -> None:
+        assert [each.key for each in cells(tmp_path)] == ["full_fp32-fp32_K2_iid_seed0_0ef82db5"]
+
+    @pytest.mark.parametrize(
+        ("grid", "top", "baselines", "says"),
+        [
+            (BEFORE, 'initial = "x"', "", "initial and .before. are two"),
+            (BEFORE, "", '"centralised"', 'baselines = ."alone".'),
+            ("[strategies.before]\nfrozen = 2", "", "", "give yours another name"),
+            ('[before]\npersonal = ["decoder"]', "", "", "needs a global model"),
+            ('[before]\nplan = "udec"', "", "", "needs a global model"),
+            ("[before]\nround = 3", "", "", "unknown key 'round'"),
+        ],
+    )
+    def test_what_cannot_be_is_refused(self, grid: str, top: str, baselines: str, says: str, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match=says):
+            cells(tmp_path, grid, top, baselines)
+
+    def test_a_rate_of_its_own_is_also_that_of_the_silo_alone(self, tmp_path: Path) -> None:
+        grid = 'strategy = ["", "fast", "held"]\n[strategies.fast]\ntraining = {learning_rate = 0.01}\n'
+        grid += "[strategies.held]\ntraining = {proximal = 0.01}"
+        found = [each for each in cells(tmp_path, grid, baselines='"alone"') if each.kind == "alone"]
+        assert [(each.strategy, each.config.training.learning_rate) for each in found] == [("", 1e-4), ("fast", 0.01)]
+
+
 def test_training_alone_from_a_published_model_leaves_its_first_segments(tmp_path: Path) -> None:
     """Hadjigeorgiou's isolation: frozen base layers, and nobody to average with."""
     model = published(tmp_path / "model", 1)

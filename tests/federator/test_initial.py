@@ -1,4 +1,4 @@
-"""federator/initial.py: a published model is taken as it is, or refused by what is wrong with it."""
+"""federator/initial.py, core/published.py: a published model is taken as it is, or refused by what is wrong with it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from feddiff.core import diffusion
 from feddiff.core.config import FederationConfig, from_table
 from feddiff.core.errors import ConfigError
+from feddiff.core.published import WEIGHTS, read_published
 from feddiff.core.store import WeightsReader
-from feddiff.federator.initial import WEIGHTS, prepare, read_published
+from feddiff.federator.initial import prepare
 
 TINY = {
     "sample_size": 8,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +97,45 @@ def test_a_step_keeps_nothing_for_their_gradients() -> None:
         return sum(sizes)
 
     assert kept(6) < kept(3) < kept(0)
+
+
+ATTENTIVE = {
+    **TINY,
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
+    "attention_head_dim": 8,
+}
+
+
+def test_a_step_moves_the_others_as_if_nothing_were_frozen() -> None:
+    """Adam's first step of a parameter depends on its own gradient alone. Attention is what torch stumbled over."""
+    text = f"""
+import torch, numpy as np
+from feddiff.core import diffusion
+from feddiff.core.config import from_table
+from feddiff.silo.descent import Descent
+torch.set_num_threads(1)
+pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 1, 8, 8), np.uint8))
+rules = {{"batch_size": 4, "learning_rate": 1e-2, "epochs": 1}}
+for precision, frozen in [(precision, frozen) for precision in ("fp32", "bf16") for frozen in range(7)]:
+    rules["precision"], whole = precision, whole if frozen else None
+    config = from_table({{"model": {ATTENTIVE!r}, "training": rules, "frozen": frozen}}, "test")
+    start, layout = diffusion.initial_state(config), diffusion.layout(config)
+    descent = Descent(config, start, None, 1, ())
+    descent.step(pixels, None, torch.Generator().manual_seed(0))
+    moved = layout.gather(descent.state())
+    whole = whole or moved
+    for place, name in enumerate(layout.names):
+        begun = layout[name].gather(start)
+        step, expected = moved[name] - begun, whole[name] - begun
+        if place < frozen:
+            assert not step.any(), (frozen, name)
+        else:  # its direction; where a gradient is all but nothing, Adam makes a whole step of its rounding
+            assert np.mean(np.abs(step - expected) > 1e-3) < 0.02, (frozen, name)
+print("done")
+"""
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False)  # it may crash
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
 
 def test_a_killed_training_ends_with_the_bits_of_one_left_alone(tmp_path: Path) -> None:
