@@ -63,7 +63,7 @@ class QualitySection(Section):
     every: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
     """Federations also measure after every so many rounds; 0: only their last models are measured."""
     silos: bool = False
-    """Then silos measure their own models, too, as the strategy of a federation may want."""
+    """Then silos measure their own models, too; those of a federation with ``[filter]`` do anyway."""
     copies: bool = True
     """Look for copies of training images among the samples."""
     personal: bool = False
@@ -81,14 +81,17 @@ class QualitySection(Section):
         """The extractor's file; ``home`` is the folder of the sweep's file."""
         return home / self.extractor
 
-    def table(self, digest: str, timesteps: int) -> dict[str, Any]:
-        """``[quality]`` of a federation that measures while it trains, with the extractor of this SHA-256."""
+    def table(self, digest: str, timesteps: int, filtered: bool) -> dict[str, Any]:
+        """``[quality]`` of a federation that measures while it trains, with the extractor of this SHA-256.
+
+        Silos measure, too, where they are ``filtered`` by it.
+        """
         table = self.model_dump(include={"kind", "every", "samples", "sampler"})
         return {
             "extractor": digest,
             **table,
             "steps": min(self.steps, timesteps),
-            **({"silos": True} if self.silos else {}),
+            **({"silos": True} if self.silos or filtered else {}),
         }
 
     def decisive(self, home: Path) -> str:

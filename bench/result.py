@@ -57,7 +57,8 @@ def run(
     if cell.kind == "federated":
         meanwhile = held if held is not None and held.asked.every else None
         steps = cell.config.diffusion.timesteps
-        asked = None if meanwhile is None else meanwhile.asked.table(meanwhile.extractor.digest, steps)
+        filtered = cell.config.filter is not None
+        asked = None if meanwhile is None else meanwhile.asked.table(meanwhile.extractor.digest, steps, filtered)
         config = trial.federate(
             cell.rules(asked),
             list(counts),

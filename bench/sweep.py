@@ -159,7 +159,7 @@ class Sweep:
         asked = self.rules.quality
         if asked is None or not asked.every:
             return from_table(table, self.where)
-        measuring = from_table({**table, "quality": asked.table("0" * 64, 1)}, self.where)
+        measuring = from_table({**table, "quality": asked.table("0" * 64, 1, "filter" in table)}, self.where)
         return measuring.model_copy(update={"quality": None})
 
     def _baseline(self, kind: Kind, cell: Cell) -> Cell:

@@ -89,7 +89,7 @@ class TestFile:
                 "say how often, every = 1",
             ),
             (
-                "[federation]\npreset = 'digits-8'\n[federation.filter]\n[quality]\nextractor = 'convnet'\nevery = 1",
+                "[federation]\npreset = 'digits-8'\n[federation.filter]\n[quality]\nextractor = 'convnet'",
                 "give [quality] with silos = true",
             ),
             (
