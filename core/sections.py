@@ -180,6 +180,23 @@ class WeightsConfig(Section):
         return self
 
 
+class PoolConfig(Section):
+    """Public images that the federator shares with the silos (core/pool.py): the set G, and what becomes of it."""
+
+    beta: Annotated[float, Field(gt=0, le=10)]
+    """Images in G, as a share of those of all silos together when the first round would open."""
+    alpha: Annotated[float, Field(ge=0, le=1)]
+    """The share of G that each silo gets, its own draw, to train on beside its own images."""
+    warmup: Annotated[int, Field(ge=0, le=100_000)] = 0
+    """Epochs on G of the model that the first round starts from; 0: it starts from the initial one."""
+
+    @model_validator(mode="after")
+    def _for_something(self) -> Self:
+        if not self.alpha and not self.warmup:
+            raise ValueError("alpha = 0 and warmup = 0 leave nothing to do with the images; leave [pool] out")
+        return self
+
+
 class OuterConfig(Section):
     """The federator's optimizer on the silos' average (federator/outer.py). The default is FedAvg."""
 
@@ -229,6 +246,8 @@ class RoundsConfig(Section):
     """The first round waits for this many silos."""
     sampled: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """Each round takes so many of the silos that are here (federator/sampling.py); unset: all."""
+    sampling: Literal["uniform", "size", "availability"] = "uniform"
+    """How likely each of them is taken: all the same, as it has images, or as it has finished rounds."""
     quorum: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """A round needs this many updates; unset: as many as are sampled, or as participants."""
     grace: Seconds = 300.0
@@ -240,10 +259,20 @@ class RoundsConfig(Section):
     def _quorum_fits(self) -> Self:
         if self.sampled is not None and self.sampled > self.participants:
             raise ValueError(f"sampled {self.sampled} is more than participants {self.participants}")
+        if self.sampled is None and self.sampling != "uniform":
+            raise ValueError(f'sampling = "{self.sampling}" chooses the silos of a round; say how many: sampled = N')
         most, of = (self.participants, "participants") if self.sampled is None else (self.sampled, "sampled")
         if self.quorum is not None and self.quorum > most:
             raise ValueError(f"quorum {self.quorum} is more than {of} {most}")
         return self
+
+    def check(self, weights: WeightsConfig) -> None:
+        """Raises ValueError for weights that do not go with how silos are sampled."""
+        if self.sampling == "size" and weights.by != "uniform":
+            raise ValueError(
+                f'rounds.sampling = "size" takes large silos more often, and weights.by = "{weights.by}" counts their'
+                ' images again; set weights.by = "uniform"'
+            )
 
     @property
     def needed(self) -> int:

@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--initial", type=Path, metavar="PATH", help="a published model, for rules that begin with it")
     serve.add_argument("--extractor", type=Path, metavar="FILE", help="TorchScript that makes features of images")
     serve.add_argument("--reference", type=Path, metavar="FOLDER", help="LABEL/IMAGE: what the model is measured by")
+    serve.add_argument("--pool", type=Path, metavar="FOLDER", help="public images: consent to give them to silos")
     serve.add_argument("--verbose", action="store_true")
     for name, text in (
         ("status", "What the federation is doing, and what it waits for."),
@@ -58,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     evict = add("evict", "Refuse a silo from now on.")
     evict.add_argument("name")
     evict.add_argument("--reason", default="by the operator")
+    add("reinstate", "Take back a silo that the filter put out.").add_argument("name")
     sample = add("sample", "Draw images from the global model.")
     sample.add_argument("--out", type=Path, required=True, metavar="GRID.PNG")
     sample.add_argument("--count", type=int, default=64)
@@ -70,6 +72,10 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     report.add_argument("--samples", type=Path, action="append", default=[], metavar="PNG")
     return root
+
+
+_FIELDS = {"evict": {"silo": "name", "reason": "reason"}, "reinstate": {"silo": "name"}}
+"""Of an order's request, and the options that they are."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -93,8 +99,8 @@ def _run(options: argparse.Namespace) -> int:
         return _serve(options)
     from feddiff.federator import desk
 
-    if options.command in ("pause", "resume", "stop", "evict"):
-        order = {"silo": options.name, "reason": options.reason} if options.command == "evict" else {}
+    if options.command in ("pause", "resume", "stop", "evict", "reinstate"):
+        order = {name: getattr(options, key) for name, key in _FIELDS.get(options.command, {}).items()}
         print(desk.order(options.config, options.command, order))
     elif options.command == "status":
         print(desk.status(options.config, options.json))
@@ -133,7 +139,8 @@ def _serve(options: argparse.Namespace) -> int:
     config = load(options.config)
     folder = options.config.resolve().parent
     listen = options.listen or f"[::]:{site.address(folder)[1]}"
-    federator = Federator(folder, config, listen, options.extractor, options.reference, options.initial)
+    given = (options.extractor, options.reference, options.initial, options.pool)
+    federator = Federator(folder, config, listen, *given)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: federator.stop())
     if stopping.is_set():  # the signal came while the federator was being made

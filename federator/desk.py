@@ -39,6 +39,7 @@ _REQUESTS = {
     "resume": ("Resume", pb.ResumeRequest),
     "stop": ("Stop", pb.StopRequest),
     "evict": ("Evict", pb.EvictRequest),
+    "reinstate": ("Reinstate", pb.ReinstateRequest),
 }
 
 
@@ -240,6 +241,7 @@ def story(federation: Federation, samples: list[tuple[str, Path]]) -> Story:
         samples=[*samples, *shared],
         grids=own,
         readings=list(federation.ledger.quality()),
+        verdicts=federation.verdicts.all(),
         kept=dict.fromkeys(federation.sharing.personal, "personal")
         | dict.fromkeys(federation.sharing.frozen, "frozen"),
         codec_up="by the plan" if config.budget else config.codec.up,

@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING
 
 from feddiff.core.errors import StoreError
 from feddiff.core.segments import Layout
+from feddiff.core.spool import POOL
 from feddiff.core.store import write_atomic
 from feddiff.federator import charts, page, tables
 from feddiff.federator.appraisal import curves, newest, rows, table
 from feddiff.federator.cost import Cost, costs
+from feddiff.federator.filtering import Verdict
 from feddiff.federator.ledger import OVERHEAD, Entry, Reading
 from feddiff.federator.measure import amount, duration, mean, ratio, span
 
@@ -69,6 +71,8 @@ class Story:
     """The same of silos' own models, which come from the silos."""
     readings: Sequence[Reading] = ()
     """What was measured, in order of rounds."""
+    verdicts: Sequence[Verdict] = ()
+    """What was decided of silos by their measurements, in order."""
     kept: Mapping[str, str] = field(default_factory=dict)
     """Segments that are not exchanged: ``personal`` or ``frozen``."""
 
@@ -84,9 +88,11 @@ class Story:
 
     @property
     def segments(self) -> dict[str, Cost]:
-        """Every segment in layout order, also one that never travelled, then what carries no weights."""
+        """Every segment in layout order, also one that never travelled, then public images, if there were any, and
+        what carries neither."""
         sums = costs(self.entries, lambda e: e.segment)
-        return {name: sums.get(name, Cost()) for name in (*(s.name for s in self.layout.segments), OVERHEAD)}
+        names = (*self.layout.names, *([POOL] if POOL in sums else []), OVERHEAD)
+        return {name: sums.get(name, Cost()) for name in names}
 
     @property
     def seconds(self) -> float:
@@ -152,6 +158,7 @@ def write(story: Story, folder: Path) -> Path:
             ),
         ),
         *_quality(story),
+        *((page.heading("Silos warned and left out"), tables.by_verdict(story)) if story.verdicts else ()),
         page.heading("By round"),
         tables.by_round(story),
         page.heading("By segment"),

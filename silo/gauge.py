@@ -22,7 +22,7 @@ from feddiff.core.classes import proportional
 from feddiff.core.config import FederationConfig
 from feddiff.core.errors import DataError, FedDiffError, StoreError
 from feddiff.core.features import Extractor, check_digest
-from feddiff.core.quality import Features, measure
+from feddiff.core.quality import OWN_IMAGES, Features, measure
 from feddiff.core.segments import F32
 from feddiff.core.store import WeightsReader, save, write_atomic
 from feddiff.core.wire import MAX_GRID_BYTES, MAX_GRID_SIDE
@@ -31,7 +31,6 @@ from feddiff.silo.readings import Reading
 if TYPE_CHECKING:
     from feddiff.core.images import Images
 
-AGAINST = "own training images"
 BATCH = 64
 """Images sampled at once, at most: no more than are trained on at once, which needs more memory."""
 GRID = 64
@@ -80,7 +79,7 @@ class Gauge:
             progress=drawing,
         )
         found = self._features(np.ascontiguousarray(samples.transpose(0, 3, 1, 2)), "features of samples", told)
-        numbers = measure(found, self.reference(folder, told), AGAINST)
+        numbers = measure(found, self.reference(folder, told), OWN_IMAGES)
         return Reading(numbers, self._grid(samples) if self._quality.grids else b"")
 
     def reference(self, folder: Path, told: Told) -> Features:

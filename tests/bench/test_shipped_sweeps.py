@@ -14,6 +14,7 @@ from feddiff.bench.cell import Cell
 from feddiff.bench.savings import Parts, exchanged
 from feddiff.core.config import POLICIES
 from feddiff.core.errors import ConfigError, DataError
+from feddiff.core.pool import part
 
 CELLS = {
     # federations, centralised, alone: full and smoke
@@ -23,7 +24,9 @@ CELLS = {
     "tun-epochs": ((3, 3, 3), (2, 2, 0)),
     "tun-ct": ((1, 1, 1), (1, 1, 1)),
     "jin": ((4, 1, 4), (2, 1, 0)),
+    "phoenix": ((10, 1, 2), (5, 1, 0)),
     "dcgan": ((2, 1, 0), (2, 1, 0)),
+    "phoenix-sharing": ((7, 1, 1), (2, 1, 0)),
     "fedprox": ((12, 1, 0), (3, 1, 0)),
 }
 """The literature's sweeps."""
@@ -150,6 +153,43 @@ def test_jin_is_his_setting() -> None:
         assert (each.silos in (3, 5), each.config.diffusion.timesteps, each.split.kind) == (True, 1000, "dirichlet")
 
 
+def test_phoenix_is_the_papers_setting() -> None:
+    found = federations("phoenix")
+    assert {(str(each.split), each.strategy) for each in found} == {
+        (split, strategy)
+        for split in ("iid", "k-class 2")
+        for strategy in ("", "personal", "lowest", "threshold", "average")
+    }
+    for each in found:
+        training, diffusion = each.config.training, each.config.diffusion
+        assert (each.silos, each.config.rounds.count, training.epochs) == (10, 10, 100)
+        assert (training.optimizer, training.learning_rate) == ("adam", 1e-4)
+        assert (diffusion.timesteps, diffusion.schedule) == (1000, "cosine")
+        rule = each.config.filter
+        assert each.config.personal == (("decoder.3",) if each.strategy == "personal" else ())
+        assert (rule and rule.rule) == (each.strategy if each.strategy in ("lowest", "threshold", "average") else None)
+        assert rule is None or (rule.metric, rule.since, rule.out, each.config.rounds.needed) == (
+            "precision",
+            5,
+            "good",
+            5,
+        )
+
+
+def test_phoenix_sharing_is_the_papers_setting() -> None:
+    asked, found = sweep.load(Path("phoenix-sharing")), federations("phoenix-sharing")
+    assert asked.rules.data.pool == 10_000
+    shares = [None if each.config.pool is None else (each.config.pool.alpha, each.config.pool.beta) for each in found]
+    assert shares == [None, *((alpha, beta) for beta in (0.025, 0.1, 0.25) for alpha in (0.5, 1.0))]
+    for each in found:
+        training, diffusion = each.config.training, each.config.diffusion
+        assert (each.silos, each.config.rounds.count, str(each.split)) == (10, 10, "k-class 2")
+        assert (training.epochs, training.optimizer, training.learning_rate) == (100, "adam", 1e-4)
+        assert (diffusion.timesteps, diffusion.schedule) == (1000, "cosine")
+        # The whole pool at most: a quarter of the 40,000 images that are left.
+        assert each.config.pool is None or part(each.config.pool.beta, 40_000) <= 10_000
+
+
 class TestImages:
     def test_may_be_named_on_the_command_line(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
@@ -195,4 +235,9 @@ def test_a_smoke_ends_with_a_table(name: str, tmp_path: Path, capsys: pytest.Cap
         assert {row["metric"] for row in result["quality"]["metrics"]} >= {"fid", "precision", "recall"}
         assert (result["totals"]["up"] > 0) == (each["settings"]["kind"] == "federated")
         sampled = each["settings"]["sampled"]
+        if result["rules"]["filter"] is not None:
+            assert any(
+                {"precision", "recall"} <= {row["metric"] for row in last["quality"]} for last in result["rounds"]
+            )
+            continue
         assert all(row["silos"] == (sampled or each["settings"]["silos"]) for row in result["rounds"])
