@@ -31,7 +31,7 @@ def alone(config: FederationConfig) -> FederationConfig:
 
 def warm_up(folder: Path) -> None:
     """Train the model and write it. Raises DataError, StoreError, NotFinite."""
-    from feddiff.core import diffusion
+    from feddiff.core import network
     from feddiff.core.pool import SHARED, WARMED, from_bytes
     from feddiff.core.store import WeightsReader, save
     from feddiff.silo.learner import training_seed
@@ -42,7 +42,7 @@ def warm_up(folder: Path) -> None:
         return True
 
     config = parse((folder / "rules.json").read_bytes())
-    layout, images = diffusion.layout(config), from_bytes((folder / SHARED).read_bytes(), config)
+    layout, images = network.of(config).layout(config), from_bytes((folder / SHARED).read_bytes(), config)
     with WeightsReader(folder.parent / "initial.safetensors") as reader:
         state = layout.scatter({name: reader.read(name) for name in layout.names})
     # Of round 0, which there is not, and of a name that no silo can have.

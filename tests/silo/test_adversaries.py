@@ -12,11 +12,16 @@ import torch
 from test_trainer import blobs, on, same
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from feddiff.core import dcgan, network
+from feddiff.core import dcgan, network, pool
 from feddiff.core.config import FederationConfig, from_table
 from feddiff.core.errors import NotFinite
+from feddiff.core.images import Images
+from feddiff.core.sections import PoolConfig
 from feddiff.core.segments import F32
+from feddiff.core.store import WeightsReader, save
+from feddiff.silo import warmup
 from feddiff.silo.adversaries import Adversaries
+from feddiff.silo.learner import training_seed
 from feddiff.silo.trainer import Progress, Trained, train
 
 RATE = 0.01
@@ -197,6 +202,20 @@ def test_a_killed_training_ends_with_the_bits_of_one_left_alone(tmp_path: Path, 
     again = run(config, **{**options, "checkpoint_every": 0})
     assert again.metrics["generator_loss"] == whole.metrics["generator_loss"]
     assert not same(whole.state, run(config, seed=2, shared=options["shared"]).state)
+
+
+def test_the_warm_up_model_of_data_sharing_is_trained_as_any(tmp_path: Path) -> None:
+    config = federation().model_copy(update={"pool": PoolConfig(beta=0.5, alpha=0.5, warmup=1)})
+    layout, state, images = dcgan.layout(config), dcgan.initial_state(config), Images(blobs(12).pixels, None, {}, ())
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool" / "rules.json").write_bytes(config.canonical())
+    (tmp_path / "pool" / pool.SHARED).write_bytes(pool.to_bytes(images))
+    save(tmp_path / "initial.safetensors", layout.gather(state))
+    warmup.warm_up(tmp_path / "pool")
+    done = train(warmup.alone(config), state, images, training_seed(config.seed, 0, ""), progress=on)
+    assert done is not None
+    with WeightsReader(tmp_path / "pool" / pool.WARMED) as reader:
+        assert same(layout.scatter({name: reader.read(name) for name in layout.names}), done.state)
 
 
 def test_a_generator_that_breaks_is_named() -> None:
