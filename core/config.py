@@ -16,7 +16,10 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
+from feddiff.core import kinds
+from feddiff.core.agreement import agree
 from feddiff.core.errors import ConfigError
+from feddiff.core.filtering import FilterConfig
 from feddiff.core.presets import ECONOMIES, PRESETS
 from feddiff.core.sections import (
     BudgetConfig,
@@ -40,16 +43,17 @@ Fixed = Literal["full", "usplit", "ulatdec", "udec"]
 Policy = Literal[Fixed, "budget"]
 POLICIES: tuple[Fixed, ...] = ("full", "usplit", "ulatdec", "udec")
 _LATER = (
-    *(("", name) for name in ("budget", "quality", "personal", "frozen", "weights", "pool")),
+    *(("", name) for name in ("budget", "quality", "filter", "personal", "frozen", "weights", "pool")),
     *(("training", name) for name in ("proximal", "clip", "accumulate", "schedule", "warmup")),
     ("outer", "ema"),
     ("rounds", "sampled"),
+    ("rounds", "sampling"),
 )
 """Tables and keys that came after the first federations: they are in the rules' text only if they change anything."""
 
 
 class FederationConfig(Section):
-    """One federation. ``[model]`` is any diffusers ``UNet2DModel`` config; presets give all but rounds."""
+    """One federation. ``[model]`` is any diffusers ``UNet2DModel`` config, or a DCGAN's (core/kinds.py)."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")] = "federation"
     plan: Policy = "full"
@@ -74,6 +78,7 @@ class FederationConfig(Section):
     rounds: RoundsConfig = RoundsConfig()
     budget: BudgetConfig | None = None
     quality: QualityConfig | None = None
+    filter: FilterConfig | None = None
 
     @model_validator(mode="after")
     def _classes_fit(self) -> Self:
@@ -90,9 +95,7 @@ class FederationConfig(Section):
         if self.model["in_channels"] not in (1, 3):
             raise ValueError("model.in_channels must be 1 (grey) or 3 (colour)")
         if type(self.model["sample_size"]) is not int or not 1 <= self.model["sample_size"] <= MAX_SAMPLE_SIZE:
-            raise ValueError(
-                f"model.sample_size must be one number of pixels, 1 to {MAX_SAMPLE_SIZE}: images are square"
-            )
+            raise ValueError(f"model.sample_size must be one number of pixels, 1 to {MAX_SAMPLE_SIZE} (a square)")
         try:
             json.dumps(self.model, allow_nan=False)
         except (TypeError, ValueError, RecursionError):
@@ -100,42 +103,24 @@ class FederationConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _budget_fits(self) -> Self:
-        if (self.plan == "budget") != (self.budget is not None):
-            raise ValueError('plan = "budget" needs a table [budget], and no other plan has one')
-        if self.budget is not None and not self.codec.delta:
-            raise ValueError('plan = "budget" sends differences; it needs codec.delta = true')
-        if self.budget is not None and ((self.codec.up, self.codec.down) != ("fp32", "fp32") or self.codec.segments):
-            raise ValueError('plan = "budget" chooses the codecs, from budget.codecs; leave those of [codec] out')
-        if self.budget is not None and self.rounds.sampled is not None:
-            raise ValueError('plan = "budget" says itself who takes part; leave rounds.sampled out')
-        if self.budget is not None and (self.personal or self.frozen):
-            raise ValueError('plan = "budget" takes every segment in turn; leave personal and frozen out')
+    def _tables_agree(self) -> Self:
+        agree(self)
         return self
 
     @model_validator(mode="after")
-    def _pool_fits(self) -> Self:
-        if self.pool is not None and self.budget is not None:
-            raise ValueError('plan = "budget" counts what a silo\'s transfers cost; leave [pool] out')
-        if self.pool is not None and self.pool.warmup and self.initial == "seed":
-            raise ValueError('pool.warmup trains the first model, and initial = "seed" has silos make it: set "send"')
+    def _network_fits(self) -> Self:
+        kinds.check(self)
         return self
 
-    @model_validator(mode="after")
-    def _samples_fit(self) -> Self:
-        if self.quality is not None and self.quality.steps > self.diffusion.timesteps:
-            raise ValueError(f"quality.steps is more than the {self.diffusion.timesteps} diffusion.timesteps")
-        return self
+    @property
+    def kind(self) -> kinds.Kind:
+        """Which network ``[model]`` is."""
+        return "dcgan" if self.model.get("kind") == "dcgan" else "unet"
 
-    @model_validator(mode="after")
-    def _rounds_fit(self) -> Self:
-        if self.training.warmup >= self.rounds.count:
-            raise ValueError(
-                f"training.warmup {self.training.warmup} is not less than rounds.count {self.rounds.count}"
-            )
-        if self.outer.ema and not self.has_global_model:
-            raise ValueError("outer.ema is of the global model, and with these rules there is none; leave it out")
-        return self
+    @property
+    def denoises(self) -> bool:
+        """Whether its loss on images that it was not trained on says how good it is."""
+        return self.kind == "unet"
 
     @property
     def has_global_model(self) -> bool:

@@ -76,7 +76,7 @@ class Learner(Protocol):
 
 
 class ImageLearner:
-    """Trains the federation's UNet on a folder of images, and measures it with the extractor of this file, if any.
+    """Trains the federation's network on a folder of images, and measures it with the extractor of this file, if any.
 
     Raises DataError if there are no images, ConfigError for another extractor than the rules name.
     """
@@ -93,19 +93,19 @@ class ImageLearner:
 
         import torch
 
-        from feddiff.core import diffusion
+        from feddiff.core import network
 
         if config.training.threads:
             torch.set_num_threads(config.training.threads)
         cuda = torch.cuda.is_available()
         self.device = torch.cuda.get_device_name() if cuda else f"cpu, {torch.get_num_threads()} threads"
-        self.layout: Layout = diffusion.layout(config)
+        self.layout: Layout = network.of(config).layout(config)
         self.layout_digest = self.layout.digest
 
     def initial(self) -> Mapping[str, F32]:
-        from feddiff.core import diffusion
+        from feddiff.core import network
 
-        return self.layout.gather(diffusion.initial_state(self.config))
+        return self.layout.gather(network.of(self.config).initial_state(self.config))
 
     def learn(self, lesson: Lesson, told: Told) -> Learned | None:
         from feddiff.core.pool import mixed

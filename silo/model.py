@@ -14,27 +14,27 @@ from feddiff.silo.trained import Trained
 
 
 def _state(folder: Path) -> tuple[FederationConfig, dict[str, F32]]:
-    from feddiff.core import config, diffusion
+    from feddiff.core import config, network
 
     if not (folder / "rules.json").exists():
         raise StoreError(f"{folder} holds no silo that has joined a federation")
     rules = config.parse((folder / "rules.json").read_bytes())
     trained = Trained(folder)
     vectors = trained.averages() or trained.weights()
-    return rules, diffusion.layout(rules).scatter(vectors)
+    return rules, network.of(rules).layout(rules).scatter(vectors)
 
 
 def sample(folder: Path, out: Path, count: int, steps: int, seed: int, scale: int) -> None:
     """Draw a grid of images. Raises StoreError if nothing was trained yet."""
     rules, state = _state(folder)
-    from feddiff.core import diffusion
+    from feddiff.core.grid import draw
 
-    diffusion.draw(rules, state, out, count, steps, seed, scale)
+    draw(rules, state, out, count, steps, seed, scale)
 
 
-def export(folder: Path, target: Path) -> None:
-    """Write it for diffusers."""
+def export(folder: Path, target: Path) -> str:
+    """Write it; returns how it is loaded."""
     rules, state = _state(folder)
-    from feddiff.core import diffusion
+    from feddiff.core import network
 
-    diffusion.export(rules, state, target)
+    return network.of(rules).export(rules, state, target)
