@@ -40,7 +40,8 @@ Policy = Literal[Fixed, "budget"]
 POLICIES: tuple[Fixed, ...] = ("full", "usplit", "ulatdec", "udec")
 _LATER = (
     *(("", name) for name in ("budget", "quality", "personal", "frozen", "weights")),
-    *(("training", name) for name in ("proximal", "clip", "accumulate", "schedule", "warmup")),
+    *(("training", name) for name in ("proximal", "clip", "accumulate", "schedule", "warmup", "label_dropout")),
+    ("diffusion", "guidance"),
     ("outer", "ema"),
     ("rounds", "sampled"),
 )
@@ -75,11 +76,18 @@ class FederationConfig(Section):
 
     @model_validator(mode="after")
     def _classes_fit(self) -> Self:
-        wanted = self.model.get("num_class_embeds")
-        if wanted is not None and len(self.data.classes) != wanted:
+        wanted, labels = self.model.get("num_class_embeds"), len(self.data.classes)
+        if self.training.label_dropout and not labels:
+            raise ValueError("training.label_dropout is for a model that is told classes; name them in data.classes")
+        if self.training.label_dropout and wanted != labels + 1:
             raise ValueError(
-                f"model.num_class_embeds is {wanted} but data.classes names {len(self.data.classes)} labels"
+                f"training.label_dropout needs a null class beside the {labels} of data.classes;"
+                f" set model.num_class_embeds to {labels + 1} (it is {wanted})"
             )
+        if not self.training.label_dropout and wanted is not None and wanted != labels:
+            raise ValueError(f"model.num_class_embeds is {wanted} but data.classes names {labels} labels")
+        if self.diffusion.guidance != 1 and self.null_class is None:
+            raise ValueError("diffusion.guidance needs a null class; set training.label_dropout, e.g. to 0.1")
         for key in ("sample_size", "in_channels", "out_channels"):
             if key not in self.model:
                 raise ValueError(f"model.{key} must be given")
@@ -148,7 +156,8 @@ class FederationConfig(Section):
         for section, name in _LATER:
             rules, within = (getattr(self, section), table[section]) if section else (self, table)
             value = getattr(rules, name)
-            if not value or value == type(rules).model_fields[name].default:
+            default = type(rules).model_fields[name].default
+            if value == default or not (value or default):
                 del within[name]  # federations that began before there was such a rule keep their digest
         return json.dumps(table, sort_keys=True, separators=(",", ":")).encode()
 
@@ -166,6 +175,11 @@ class FederationConfig(Section):
     def conditional(self) -> bool:
         """Whether the model is told an image's class."""
         return self.model.get("num_class_embeds") is not None
+
+    @property
+    def null_class(self) -> int | None:
+        """The class that stands for none, after those of ``data.classes``; None if the model learns no such class."""
+        return len(self.data.classes) if self.training.label_dropout else None
 
 
 def load(path: Path) -> FederationConfig:

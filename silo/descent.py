@@ -36,7 +36,7 @@ class Descent:
         shared: Collection[str],
     ) -> None:
         training = self._training = config.training
-        self._process, self._levels = scheduler(config), config.diffusion.timesteps
+        self._process, self._levels, self._null = scheduler(config), config.diffusion.timesteps, config.null_class
         self._velocity = config.diffusion.prediction == "v"
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         capable = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
@@ -70,6 +70,9 @@ class Descent:
         noisy = self._process.add_noise(clean, noise, times)
         target = self._process.get_velocity(clean, noise, times) if self._velocity else noise
         known = None if labels is None else labels.to(self.device)
+        if known is not None and self._null is not None:  # Ho & Salimans 2022, arXiv 2207.12598, algorithm 1
+            dropped = torch.rand(len(known), generator=generator, device=self.device) < self._training.label_dropout
+            known = known.masked_fill(dropped, self._null)
         self._optimizer.zero_grad()
         total = 0.0
         for start in range(0, len(clean), self._training.batch_size):

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from feddiff.core.classes import conditions
 from feddiff.core.config import FederationConfig
 from feddiff.core.errors import DataError, NotFinite
 from feddiff.core.images import Images
@@ -101,7 +102,8 @@ def train(
     key = _key(config, images, f"{seed} {round} {sorted(shared)}", state, ema or {})
     tally = Tally() if checkpoint is None else restore(checkpoint, key, descent.vectors())
     pixels = torch.from_numpy(np.require(images.pixels, requirements="W"))
-    labels = torch.from_numpy(np.array(images.labels)) if config.conditional else None
+    classes = conditions(config, images.labels, len(images.pixels))
+    labels = None if classes is None else torch.from_numpy(np.array(classes))
     size = config.training.batch_size * config.training.accumulate
     steps = config.training.steps or (config.training.epochs or 0) * math.ceil(len(pixels) / size)
     saved, recent = time.monotonic(), _Window()
@@ -148,14 +150,10 @@ def _result(descent: Descent, tally: Tally) -> Trained:
 
 
 def _check(config: FederationConfig, images: Images) -> None:
-    """Raises DataError for images that are not the model's."""
+    """Raises DataError for images that are not of the model's shape."""
     size, channels = config.model["sample_size"], config.model["in_channels"]
     if not len(images.pixels) or images.pixels.shape[1:] != (channels, size, size):
         raise DataError(f"the model takes (N, {channels}, {size}, {size}), not {images.pixels.shape}")
-    if config.conditional:
-        known, labels = np.arange(config.model["num_class_embeds"]), images.labels
-        if labels is None or len(labels) != len(images.pixels) or not np.isin(labels, known).all():
-            raise DataError("the model is class-conditional, and not every image has one of its labels")
 
 
 def _key(config: FederationConfig, images: Images, chosen: str, *states: Mapping[str, F32]) -> str:

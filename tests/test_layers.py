@@ -46,6 +46,7 @@ PURE = {
 }
 HEAVY = {"torch", "diffusers", "sklearn", "matplotlib"}
 HEAVY_MODULES = {
+    "core/denoising.py",
     "core/diffusion.py",
     "silo/checkpoint.py",
     "silo/descent.py",
