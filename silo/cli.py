@@ -29,6 +29,9 @@ def parser() -> argparse.ArgumentParser:
         help="consent to measure with this network, and to tell the federator what its rules ask for: numbers of this"
         " silo's model, moments of its images' features (a federated reference), a grid of its model's samples",
     )
+    root.add_argument(
+        "--processes", type=int, metavar="N", help="train with so many together (default: one for each GPU, or one)"
+    )
     root.add_argument("--verbose", action="store_true")
     state = argparse.ArgumentParser(add_help=False)
     for each in (root, state):
@@ -65,6 +68,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = root.parse_args(arguments)
     if options.command is None and (options.data is None or options.federator is None):
         root.error("--data and --federator are both needed")
+    if options.processes is not None and options.processes < 1:
+        root.error(f"--processes must be at least 1 (got {options.processes})")
     return console.run("feddiff-silo", lambda: _run(options))
 
 
@@ -156,7 +161,8 @@ def _take_part(options: argparse.Namespace) -> int:
 
     display = Display()
     client = Client(options.federator, folder)
-    silo = Silo(name, local, client, lambda config: ImageLearner(config, options.data, options.extractor), display)
+    make = lambda config: ImageLearner(config, options.data, options.extractor, options.processes)  # noqa: E731
+    silo = Silo(name, local, client, make, display)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: silo.stop())
     if stopping.is_set():  # the signal came while the silo was being made

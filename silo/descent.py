@@ -17,6 +17,7 @@ from feddiff.core.config import FederationConfig
 from feddiff.core.diffusion import build, load_state, read_state, scheduler
 from feddiff.core.segments import F32, cut
 from feddiff.core.sharing import share
+from feddiff.silo.group import ALONE, Group
 from feddiff.silo.proximal import Proximal
 from feddiff.silo.schedule import factor
 
@@ -24,7 +25,8 @@ from feddiff.silo.schedule import factor
 class Descent:
     """The model of one training, from ``state`` on; ``ema``: the moving average to go on from.
 
-    ``round`` sets the learning rate (silo/schedule.py); ``shared``: parameters that the proximal term holds.
+    ``round`` sets the learning rate (silo/schedule.py); ``shared``: parameters that the proximal term holds; ``group``:
+    the processes that train it together.
     """
 
     def __init__(
@@ -34,15 +36,17 @@ class Descent:
         ema: Mapping[str, F32] | None,
         round: int,
         shared: Collection[str],
+        group: Group = ALONE,
     ) -> None:
-        training = self._training = config.training
+        training, self._group = config.training, group
+        self._training = training
         self._process, self._levels, self._null = scheduler(config), config.diffusion.timesteps, config.null_class
         self._velocity = config.diffusion.prediction == "v"
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         capable = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
         self._bf16 = training.precision == "bf16" or (training.precision == "auto" and capable)
         self._model = _model(config, state, self.device)
-        self._average = _model(config, ema or state, self.device) if training.ema_decay else None
+        self._average = _model(config, ema or state, self.device) if training.ema_decay and group.leads else None
         named = {name: weight for name, weight in self._model.named_parameters() if weight.requires_grad}
         self._trained = list(named.values())
         self._proximal = Proximal(training.proximal, named, shared)
@@ -59,7 +63,8 @@ class Descent:
         """One step on images, uint8 (N, C, S, S); their mean loss before it. Not taken if that is not finite.
 
         They go through the model ``batch_size`` at a time. Noise and levels are drawn for all of them at once, so the
-        step is that of one large batch, to rounding, and takes the memory of a small one.
+        step is that of one large batch, to rounding, and takes the memory of a small one. It is also that of several
+        processes, of which each is given all images and sends its share of them through. Raises Lost.
         """
         clean = pixels.to(self.device).float().div(127.5).sub(1)
         if self._training.horizontal_flip:
@@ -74,16 +79,19 @@ class Descent:
             dropped = torch.rand(len(known), generator=generator, device=self.device) < self._training.label_dropout
             known = known.masked_fill(dropped, self._null)
         self._optimizer.zero_grad()
-        total = 0.0
-        for start in range(0, len(clean), self._training.batch_size):
-            part = slice(start, start + self._training.batch_size)
+        total, share = 0.0, self._group.share(len(clean))
+        for start in share[:: self._training.batch_size]:
+            part = slice(start, min(start + self._training.batch_size, share.stop))
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
                 output = self._model(noisy[part], times[part], None if known is None else known[part]).sample
             loss = self._loss(output.float(), target[part]) * (len(output) / len(clean))
             total += float(loss.detach())
             if not math.isfinite(total):
-                return total
+                break
             loss.backward()
+        total = self._group.add_up(total, self._trained)
+        if not math.isfinite(total):
+            return total
         self._proximal.pull()
         if self._training.clip is not None:
             nn.utils.clip_grad_norm_(self._trained, self._training.clip)

@@ -10,11 +10,13 @@ import hashlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from feddiff.core.config import FederationConfig
+from feddiff.core.errors import ConfigError
 from feddiff.core.segments import F32, Layout
 from feddiff.silo.gauge import Gauge, open_extractor
+from feddiff.silo.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -73,16 +75,18 @@ class Learner(Protocol):
 class ImageLearner:
     """Trains the federation's UNet on a folder of images, and measures it with the extractor of this file, if any.
 
-    Raises DataError if there are no images, ConfigError for another extractor than the rules name.
+    ``processes`` train together (silo/ranks.py); None: one for each GPU. Raises DataError if there are no images,
+    ConfigError for another extractor than the rules name, or for more processes than GPUs, if there are any.
     """
 
-    def __init__(self, config: FederationConfig, folder: Path, extractor: Path | None = None) -> None:
+    def __init__(
+        self, config: FederationConfig, folder: Path, extractor: Path | None = None, processes: int | None = 1
+    ) -> None:
         from feddiff.core.images import read_images
 
         self.config = config
         self.extractor = open_extractor(config, extractor)
         self.images = read_images(folder, config)
-        self.gauge = None if self.extractor is None else Gauge(config, self.images, self.extractor)
         self.samples = len(self.images.pixels)
         self.labels = self.images.counts
 
@@ -92,8 +96,17 @@ class ImageLearner:
 
         if config.training.threads:
             torch.set_num_threads(config.training.threads)
-        cuda = torch.cuda.is_available()
-        self.device = torch.cuda.get_device_name() if cuda else f"cpu, {torch.get_num_threads()} threads"
+        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        count = processes or max(gpus, 1)
+        if gpus and count > gpus:
+            raise ConfigError(
+                f"--processes {count}: this machine has {gpus} GPU{'s' if gpus > 1 else ''}, one for each"
+            )
+        self._ranks = Ranks(config, self.images, count) if count > 1 else None
+        self.images = self._ranks.images if self._ranks else self.images
+        self.gauge = None if self.extractor is None else Gauge(config, self.images, self.extractor)
+        self.device = torch.cuda.get_device_name() if gpus else f"cpu, {torch.get_num_threads()} threads"
+        self.device = f"{count} processes on {self.device}" if count > 1 else self.device
         self.layout: Layout = diffusion.layout(config)
         self.layout_digest = self.layout.digest
 
@@ -105,17 +118,18 @@ class ImageLearner:
     def learn(self, lesson: Lesson, told: Told) -> Learned | None:
         from feddiff.silo import trainer
 
-        done = trainer.train(
-            self.config,
-            self.layout.scatter(lesson.start),
-            self.images,
-            lesson.seed,
-            round=lesson.round,
-            shared=[each.name for name in lesson.shared for each in self.layout[name].parameters],
-            ema=self.layout.scatter(lesson.ema) if lesson.ema else None,
-            checkpoint=lesson.checkpoint,
-            progress=lambda at: told(at.step, at.steps, at.loss, at.images_per_second),
-        )
+        start = self.layout.scatter(lesson.start)
+        options: dict[str, Any] = {
+            "round": lesson.round,
+            "shared": [each.name for name in lesson.shared for each in self.layout[name].parameters],
+            "ema": self.layout.scatter(lesson.ema) if lesson.ema else None,
+            "checkpoint": lesson.checkpoint,
+            "progress": lambda at: told(at.step, at.steps, at.loss, at.images_per_second),
+        }
+        if self._ranks is None:
+            done = trainer.train(self.config, start, self.images, lesson.seed, **options)
+        else:
+            done = self._ranks.train(start, lesson.seed, **options)
         if done is None:
             return None
         return Learned(self.layout.gather(done.state), self.layout.gather(done.ema) if done.ema else None, done.metrics)

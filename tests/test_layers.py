@@ -50,6 +50,7 @@ HEAVY_MODULES = {
     "core/diffusion.py",
     "silo/checkpoint.py",
     "silo/descent.py",
+    "silo/group.py",
     "silo/proximal.py",
     "silo/trainer.py",
 }

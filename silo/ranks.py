@@ -1,0 +1,179 @@
+"""Training with several processes on this machine, one for each GPU: the daemon's side of it.
+
+    daemon ── start.safetensors, images in shared memory ──► ranks 0, 1, … (rank.py) ── result.safetensors ──► daemon
+
+In the place of ``trainer.train`` when a silo has several. The daemon itself is none of the ranks: it alone talks to the
+federator and needs no GPU, and when a rank dies or the round is over it can end the others whatever they are waiting
+for, a collective on a GPU included. The ranks live as long as one round's training and no longer than the daemon.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import queue
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+from feddiff.core import errors
+from feddiff.core.config import FederationConfig
+from feddiff.core.errors import ConfigError, FedDiffError
+from feddiff.core.images import Images
+from feddiff.core.segments import F32
+from feddiff.core.store import WeightsReader, save, write_atomic
+
+if TYPE_CHECKING:
+    from feddiff.silo.trainer import Progress, Trained
+
+TASK, START, RESULT, MEETING = "task.json", "start.safetensors", "result.safetensors", "meeting"
+EMA = "ema:"
+LOST = 75
+"""The exit code of a rank that has lost another one."""
+BLAME_S = 5.0
+"""Those that lose a rank may say so before it is seen that it has ended."""
+
+
+class Ranks:
+    """The processes that train for one silo, ``count`` of them, on these images."""
+
+    def __init__(self, config: FederationConfig, images: Images, count: int) -> None:
+        """``images`` go into shared memory, which all ranks map; keep ``self.images`` instead. Raises ConfigError."""
+        if not hasattr(os, "memfd_create"):
+            raise ConfigError("several processes share images in a way that needs Linux; give --processes 1")
+        self.count, self._config = count, config
+        self._file = os.memfd_create("feddiff-images")  # closed with the process
+        with open(self._file, "wb", closefd=False) as file:
+            file.write(np.ascontiguousarray(images.pixels).data)
+            if images.labels is not None:
+                file.write(np.ascontiguousarray(images.labels, np.int64).data)
+        self._told = {"file": self._file, "shape": images.pixels.shape, "labelled": images.labels is not None}
+        self.images = opened(self._told, images)
+
+    def train(
+        self,
+        state: Mapping[str, F32],
+        seed: int,
+        *,
+        round: int,
+        shared: Collection[str],
+        ema: Mapping[str, F32] | None,
+        checkpoint: Path,
+        progress: Callable[[Progress], bool],
+        checkpoint_every: float = 30.0,
+    ) -> Trained | None:
+        """As ``trainer.train`` does; its errors, and FedDiffError if a rank ends before its time.
+
+        Every rank holds the model, its gradients twice and the optimizer. What of a process dies here leaves nothing
+        behind that the next call minds: it goes on from the checkpoint.
+        """
+        for old in checkpoint.parent.glob("ranks-*"):
+            shutil.rmtree(old, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(prefix="ranks-", dir=checkpoint.parent))
+        said: queue.Queue[tuple[int, bytes]] = queue.Queue()
+        children: list[subprocess.Popen[bytes]] = []
+        try:
+            before = {EMA + name: values for name, values in (ema or {}).items()}
+            save(folder / START, {name: values.reshape(-1) for name, values in {**state, **before}.items()})
+            task = {"rules": self._config.canonical().decode(), "ranks": self.count, "images": self._told}
+            task |= {"seed": seed, "round": round, "shared": sorted(shared)}
+            task |= {"checkpoint": str(checkpoint), "checkpoint_every": checkpoint_every}
+            write_atomic(folder / TASK, json.dumps(task).encode())
+            for rank in range(self.count):
+                children.append(self._start(folder, rank))
+                threading.Thread(target=_listen, args=(rank, children[rank].stdout, said), daemon=True).start()
+            return self._wait(folder, children, said, state, progress)
+        finally:
+            for child in children:
+                child.kill()
+            for child in children:
+                child.wait()
+                assert child.stdin is not None
+                child.stdin.close()
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _start(self, folder: Path, rank: int) -> subprocess.Popen[bytes]:
+        loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
+        # The ranks' sockets know no password: nobody outside this machine may reach them.
+        environment = {**os.environ, "GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": f"={loopback}"}
+        return subprocess.Popen(
+            [sys.executable, "-m", "feddiff.silo.rank", str(folder), str(rank)],
+            stdin=subprocess.PIPE,  # never written to: its end is the daemon's
+            stdout=subprocess.PIPE,
+            env=environment,
+            pass_fds=[self._file],
+            process_group=0,  # Ctrl-C is for the daemon, which ends them
+        )
+
+    def _wait(
+        self,
+        folder: Path,
+        children: list[subprocess.Popen[bytes]],
+        said: queue.Queue[tuple[int, bytes]],
+        state: Mapping[str, F32],
+        progress: Callable[[Progress], bool],
+    ) -> Trained | None:
+        """Until rank 0 is done, or ``progress`` says False. Raises what a rank raises."""
+        from feddiff.silo.trainer import Progress, Trained
+
+        while True:
+            _, line = said.get()
+            if not line:
+                raise FedDiffError(
+                    f"{_who_ended(children)}, and a training needs them all; start feddiff-silo again: it goes on from"
+                    " its last checkpoint"
+                )
+            told = json.loads(line)
+            if "error" in told:
+                raise getattr(errors, told["error"])(told["says"])
+            if "metrics" in told:
+                break
+            if not progress(Progress(**told)):
+                return None
+        with WeightsReader(folder / RESULT) as reader:
+            found = {name: reader.read(name).reshape(state[name.removeprefix(EMA)].shape) for name in reader.names}
+        ema = {name.removeprefix(EMA): values for name, values in found.items() if name.startswith(EMA)}
+        return Trained({name: found[name] for name in state}, ema or None, told["metrics"])
+
+
+def opened(told: Mapping[str, Any], images: Images | None = None) -> Images:
+    """Images that lie in shared memory, as ``told`` tells of them; ``images``: what else is known of them."""
+    count, shape = int(np.prod(told["shape"])), told["shape"]
+    # A private map: torch wants memory that it could write to, and a page is copied only if it does.
+    memory = mmap.mmap(told["file"], 0, access=mmap.ACCESS_COPY)
+    pixels = np.frombuffer(memory, np.uint8, count).reshape(shape)
+    labels = np.frombuffer(memory[count:], np.int64) if told["labelled"] else None
+    return Images(pixels, labels, images.counts if images else {}, images.skipped if images else ())
+
+
+def _listen(rank: int, stream: IO[bytes], said: queue.Queue[tuple[int, bytes]]) -> None:
+    """Everything that a rank says, line by line, and b"" when it has ended."""
+    with stream:
+        for line in stream:
+            said.put((rank, line))
+    said.put((rank, b""))
+
+
+def _who_ended(children: list[subprocess.Popen[bytes]]) -> str:
+    """The rank that ended by itself: not one that has only lost another."""
+    until = time.monotonic() + BLAME_S
+    while time.monotonic() < until:
+        for rank, child in enumerate(children):
+            if child.poll() not in (None, LOST):
+                code = child.returncode
+                how = (
+                    f"was killed by signal {-code} (9: by hand or for want of memory)" if code < 0 else f"ended: {code}"
+                )
+                return f"rank {rank} of {len(children)} {how}"
+        time.sleep(0.05)
+    return "the ranks lost each other"
