@@ -49,7 +49,7 @@ def train(folder: Path, rank: int, tell: Callable[[Mapping[str, Any]], None]) ->
     else:
         torch.set_num_threads(max(console.cpus() // group.size, 1))
     try:
-        store = dist.FileStore(str(folder / MEETING), group.size)
+        store = dist.FileStore(str(folder / MEETING), group.size)  # type: ignore[attr-defined]
         dist.init_process_group(
             "nccl" if cuda else "gloo", store=store, rank=rank, world_size=group.size, timeout=PATIENCE
         )
