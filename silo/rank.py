@@ -105,8 +105,9 @@ def main(arguments: list[str] | None = None) -> int:
         train(options.folder, options.rank, tell)
     except FedDiffError as error:
         tell({"error": type(error).__name__, "says": str(error)})
-    except Lost:  # at once, here and below: a library's own end may wait for ranks that are gone
-        os._exit(LOST)
+    except Lost as error:
+        tell({"lost": str(error)})
+        os._exit(LOST)  # at once, here and below: a library's own end may wait for ranks that are gone
     except Exception:
         traceback.print_exc()
         os._exit(console.DEFECT)

@@ -126,19 +126,21 @@ class Ranks:
         """Until rank 0 is done, or ``progress`` says False. Raises what a rank raises."""
         from feddiff.silo.trainer import Progress, Trained
 
+        lost = ""
         while True:
             _, line = said.get()
             if not line:
-                raise FedDiffError(
-                    f"{_who_ended(children)}, and a training needs them all; start feddiff-silo again: it goes on from"
-                    " its last checkpoint"
-                )
+                what = _who_ended(children) or f"the ranks lost each other ({lost:.200})"
+                advice = "start feddiff-silo again: it goes on from its last checkpoint"
+                raise FedDiffError(f"{what}, and a training needs them all; {advice}")
             told = json.loads(line)
             if "error" in told:
                 raise getattr(errors, told["error"])(told["says"])
             if "metrics" in told:
                 break
-            if not progress(Progress(**told)):
+            if "lost" in told:
+                lost = told["lost"]
+            elif not progress(Progress(**told)):
                 return None
         with WeightsReader(folder / RESULT) as reader:
             found = {name: reader.read(name).reshape(state[name.removeprefix(EMA)].shape) for name in reader.names}
@@ -165,7 +167,7 @@ def _listen(rank: int, stream: IO[bytes], said: queue.Queue[tuple[int, bytes]]) 
 
 
 def _who_ended(children: list[subprocess.Popen[bytes]]) -> str:
-    """The rank that ended by itself: not one that has only lost another."""
+    """The rank that ended by itself, and how; "" if there is none, and they have only lost each other."""
     until = time.monotonic() + BLAME_S
     while time.monotonic() < until:
         for rank, child in enumerate(children):
@@ -176,4 +178,4 @@ def _who_ended(children: list[subprocess.Popen[bytes]]) -> str:
                 )
                 return f"rank {rank} of {len(children)} {how}"
         time.sleep(0.05)
-    return "the ranks lost each other"
+    return ""

@@ -35,7 +35,8 @@ def test_the_share_of_dropped_labels_is_the_rules(monkeypatch: pytest.MonkeyPatc
     forward = UNet2DModel.forward
 
     def watched(self: UNet2DModel, noisy: torch.Tensor, times: torch.Tensor, classes: torch.Tensor) -> Any:
-        seen.append(classes)
+        if classes.device.type != "meta":  # where only shapes are asked for
+            seen.append(classes)
         return forward(self, noisy, times, classes)
 
     monkeypatch.setattr(UNet2DModel, "forward", watched)

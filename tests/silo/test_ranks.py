@@ -12,11 +12,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from test_trainer import EVERYTHING, blobs, federation, on, run, same
 
 from feddiff.core.diffusion import initial_state
-from feddiff.core.errors import FedDiffError, NotFinite
+from feddiff.core.errors import ConfigError, FedDiffError, NotFinite
+from feddiff.silo import cli
 from feddiff.silo.group import Group
+from feddiff.silo.learner import ImageLearner
 from feddiff.silo.ranks import Ranks
 from feddiff.silo.trainer import Progress, Trained
 
@@ -122,3 +125,22 @@ def test_ranks_end_with_a_training_that_is_not_wanted_or_that_fails(tmp_path: Pa
         ranks.train(broken, 1, **options, progress=on)  # type: ignore[arg-type]
     assert not ranks_of(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_processes_are_one_for_each_gpu_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("L", (8, 8), 9).save(tmp_path / "1.png")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    assert ImageLearner(federation(), tmp_path, processes=None).device == "2 processes on a GPU"
+    assert ImageLearner(federation(), tmp_path).device == "a GPU"
+    with pytest.raises(ConfigError, match="--processes 3: this machine has 2 GPUs"):
+        ImageLearner(federation(), tmp_path, processes=3)
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "two"])
+def test_a_silo_has_one_process_at_least(count: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--data", "images", "--federator", "host:1", "--processes", count])
+    assert caught.value.code == 2
+    assert "--processes" in capsys.readouterr().err
