@@ -173,9 +173,7 @@ def _who_ended(children: list[subprocess.Popen[bytes]]) -> str:
         for rank, child in enumerate(children):
             if child.poll() not in (None, LOST):
                 code = child.returncode
-                how = (
-                    f"was killed by signal {-code} (9: by hand or for want of memory)" if code < 0 else f"ended: {code}"
-                )
-                return f"rank {rank} of {len(children)} {how}"
+                how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+                return f"rank {rank} of {len(children)} {how}{', perhaps for want of memory' if code == -9 else ''}"
         time.sleep(0.05)
     return ""
