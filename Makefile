@@ -60,7 +60,7 @@ test: $(SETUP) $(TYPING)/.linked
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy -p feddiff.core -p feddiff.federator -p feddiff.silo -p feddiff.bench
-	$(BIN)/pytest -m 'not slow'
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m 'not slow'
 
 test-slow: $(SETUP)
 	$(BIN)/pytest -m slow

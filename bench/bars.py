@@ -60,6 +60,7 @@ def traffic(settings: Sequence[Setting]) -> list[Figure]:
             keys += [
                 Patch(facecolor=(INK, strength), edgecolor="white" if hatch else INK, hatch=hatch, label=part)
                 for part, (strength, hatch) in PARTS.items()
+                if part in {_part(name) for each in rows for name in segments(each, *WAYS)}
             ]
             figure.legend(handles=keys, loc="outside lower center", ncols=len(keys))
         found.append(figure)
@@ -98,13 +99,19 @@ def _composition(axes: Axes, rows: Sequence[Setting], way: str) -> None:
         sizes = segments(each, way)
         whole, left = sum(sizes.values()), 0.0
         for name, size in sizes.items():
-            strength, hatch = PARTS.get(name.partition(".")[0] or "protocol", PARTS["protocol"])
+            strength, hatch = PARTS[_part(name)]
             hue = colour(each.plan)
             share = 100 * size / whole if whole else 0.0
             axes.barh(place, share, 0.72, left, facecolor=(hue, strength), edgecolor="none")
             axes.barh(place, share, 0.72, left, facecolor="none", edgecolor="white", hatch=hatch, linewidth=0.8)
             left += share
         axes.barh(place, left, 0.72, facecolor="none", edgecolor=colour(each.plan), linewidth=0.9)
+
+
+def _part(segment: str) -> str:
+    """The part of a network that a segment belongs to; what carries no weights has none."""
+    part = segment.partition(".")[0]
+    return part if part in PARTS else "protocol"
 
 
 def segments(setting: Setting, *ways: str) -> dict[str, float]:

@@ -170,11 +170,11 @@ class Evaluation:
         """Of one model; a conditional one is asked for classes in the proportion of the images that it is like."""
         import torch
 
-        from feddiff.core import diffusion
+        from feddiff.core import network
 
         config, asked = self.outcome.config, self.reference.asked
         pixels = PIXELS_GPU if torch.cuda.is_available() else PIXELS_CPU
-        images = diffusion.sample(
+        images = network.of(config).sample(
             config,
             read(),
             asked.samples,
@@ -194,12 +194,13 @@ class Evaluation:
 
 
 def losses(outcome: Outcome, test: Images) -> dict[str, Any]:
-    """The validation loss of each model on the held-out images, and their mean."""
+    """The validation loss of each model on the held-out images, and their mean; None of a network that has none."""
     from feddiff.core.validation import DRAWS, MOST, validation_loss
 
     by = {
         name: finite(validation_loss(outcome.config, read(), test.pixels, test.labels))
         for name, read in outcome.models.items()
+        if outcome.config.denoises
     }
     known = [value for value in by.values() if value is not None]
     return {

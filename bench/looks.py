@@ -20,8 +20,15 @@ if TYPE_CHECKING:
 
 PLANS = {"full": "#0072B2", "usplit": "#E69F00", "ulatdec": "#009E73", "udec": "#CC79A7", "budget": "#D55E00"}
 BASELINES = {"centralised": INK, "alone": FAINT}
-PARTS = {"encoder": (0.3, ""), "bottleneck": (1.0, ""), "decoder": (0.6, "////"), "protocol": (0.0, "")}
-"""How strong a plan's colour is for a part of the UNet, or what carries no weights, and its hatching."""
+PARTS = {
+    "encoder": (0.3, ""),
+    "bottleneck": (1.0, ""),
+    "decoder": (0.6, "////"),
+    "generator": (1.0, ""),
+    "discriminator": (0.3, ""),
+    "protocol": (0.0, ""),
+}
+"""How strong a plan's colour is for a part of the network, or what carries no weights, and its hatching."""
 REAL = "#444444"
 """Real images, beside what models draw."""
 

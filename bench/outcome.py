@@ -65,9 +65,9 @@ def federated(config: Path, names: Sequence[str], folder: Path) -> Outcome:
 
 def baseline(cell: Cell, metrics: Mapping[str, Mapping[str, float]], folder: Path) -> Outcome:
     """Of models that were trained without a federation; ``metrics`` of each."""
-    from feddiff.core import diffusion
+    from feddiff.core import network
 
-    layout = diffusion.layout(cell.config)
+    layout = network.of(cell.config).layout(cell.config)
     models = {
         GLOBAL if cell.kind == "centralised" else name: _silo_model(layout, folder / "silos" / name) for name in metrics
     }

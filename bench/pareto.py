@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
+from feddiff.bench.labels import Labels
 from feddiff.bench.looks import Look, bytes_axis, colour, plan_keys, style, variant_keys
 from feddiff.bench.setting import Setting, Spread
 from feddiff.federator.charts import FAINT, INK
@@ -93,8 +94,9 @@ def chart(settings: Sequence[Setting], value: Read, axis: str, looks: Mapping[st
         ]
         floor, top = min([low, *(each.low for each in near)]), max([high, *(each.high for each in near)])
         fields.flat[0].set_ylim(floor - 0.04 * (top - floor), top + 0.1 * (top - floor))
-        for axes, baselines in zip(fields.flat, held.values(), strict=False):
-            _baselines(axes, baselines, value, low, high)
+        lines = [
+            _baselines(axes, each, value, low, high) for axes, each in zip(fields.flat, held.values(), strict=False)
+        ]
         shown = {each.variant: looks[each.variant] for each in marked}
         keys = [*plan_keys(dict.fromkeys(each.plan for each in marked)), *variant_keys(shown)]
         keys.append(Line2D([], [], color=FAINT, linewidth=4, alpha=0.45, label="Pareto front"))
@@ -102,6 +104,9 @@ def chart(settings: Sequence[Setting], value: Read, axis: str, looks: Mapping[st
             label = "hollow: silos' own models"
             keys.append(Line2D([], [], linestyle="", marker="o", markerfacecolor="white", color=INK, label=label))
         figure.legend(handles=keys, loc="outside lower center", ncols=min(len(keys), 4 if columns == 1 else 9))
+        figure.draw_without_rendering()  # only now is known where what is
+        for axes, group, told in zip(fields.flat, groups.values(), lines, strict=False):
+            _label(axes, group, value, told)
     return figure
 
 
@@ -123,10 +128,23 @@ def _marks(axes: Axes, group: Sequence[Setting], value: Read, looks: Mapping[str
             markersize=11 if marker == "*" else 7.5, markeredgewidth=1.6,
             markerfacecolor="white" if each.of == "silos" else hue, zorder=3,
         )  # fmt: skip
-        axes.annotate(
-            str(each.number), (wire.mean, number.mean), (6, 5), textcoords="offset points", fontsize=8, color=INK,
-            zorder=4,
-        )  # fmt: skip
+
+
+def _label(axes: Axes, group: Sequence[Setting], value: Read, lines: Mapping[str, float]) -> None:
+    """The numbers of the marks, as in the table, and the names of the baselines."""
+    found = {each.number: (wire.mean, at.mean) for each in group if (wire := each.wire) and (at := value(each))}
+    labels = Labels(axes)
+    labels.keep_clear(
+        (wire.mean, y)
+        for each in group
+        if (wire := each.wire) and (at := value(each))
+        for y in (at.low, at.mean, at.high)
+    )
+    for text, level in lines.items():
+        box = {"facecolor": "white", "alpha": 0.75, "pad": 0.8, "lw": 0}
+        labels.along(text, level, fontsize=8.5, color=INK, zorder=2, bbox=box)
+    for number, (x, y) in found.items():
+        labels.near(str(number), x, y, fontsize=8, color=INK, zorder=4)
 
 
 def _near(settings: Sequence[Setting], group: Sequence[Setting]) -> list[Setting]:
@@ -150,30 +168,28 @@ def _parted(each: Setting) -> tuple[object, ...]:
     return tuple(each.known.get(name) for name in ("silos", "split", "beta", "classes"))
 
 
-def _baselines(axes: Axes, baselines: Sequence[Setting], value: Read, low: float, high: float) -> None:
-    """Lines and bands; one far away is told at the edge, for it would flatten the marks."""
+def _baselines(axes: Axes, baselines: Sequence[Setting], value: Read, low: float, high: float) -> dict[str, float]:
+    """Lines and bands, whose names and levels are returned; one far away is told at the edge, or it would flatten the
+    marks."""
+    lines: dict[str, float] = {}
     for each in baselines:
         number = value(each)
         if number is None:
             continue
         right = each.kind == "alone"
         text = f"{each.kind} {number.mean:.3g}"
-        place: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "fontsize": 8.5, "color": INK, "zorder": 2}
-        place |= {
-            "ha": "right" if right else "left",
-            "bbox": {"facecolor": "white", "alpha": 0.75, "pad": 0.8, "lw": 0},
-        }
-        x = 0.99 if right else 0.01
         if not _close(number, low, high):
-            arrow, edge = ("↑", 0.985) if number.mean > high else ("↓", 0.015)
-            place |= {"transform": axes.transAxes, "va": "top" if arrow == "↑" else "bottom"}
-            axes.text(x, edge, f"{arrow} {text}", **place)
+            arrow, edge, side = ("↑", 0.985, "top") if number.mean > high else ("↓", 0.015, "bottom")
+            x, ha = (0.99, "right") if right else (0.01, "left")
+            place: dict[str, Any] = {"transform": axes.transAxes, "fontsize": 8.5, "color": INK, "zorder": 2}
+            axes.text(x, edge, f"{arrow} {text}", ha=ha, va=side, **place)
             continue
         axes.axhline(
             number.mean, color=colour(each.kind), linestyle=(0, (6, 3)) if right else "-", linewidth=1.2, zorder=1
         )
         axes.axhspan(number.low, number.high, color=colour(each.kind), alpha=0.12, linewidth=0, zorder=0)
-        axes.text(x, number.mean, text, va="bottom", **place)
+        lines[text] = number.mean
+    return lines
 
 
 def _close(number: Spread, low: float, high: float) -> bool:

@@ -34,12 +34,12 @@ FRAME_MS, LAST_MS = 80, 1500
 
 def samples(outcome: Outcome, asked: SamplesSection) -> Image:
     """A grid of the global model's images; of silos' models one row each."""
-    from feddiff.core import diffusion
+    from feddiff.core.grid import grid
 
     columns = outcome.config.columns(SQUARE)
     count = columns if outcome.of == "silos" else min(asked.count, 1024)
     drawn = [_drawn(outcome, name, asked, count) for name in list(outcome.models)[:DRAWN]]
-    return diffusion.grid(np.concatenate(drawn), columns, _scale(outcome, SIDE))
+    return grid(np.concatenate(drawn), columns, _scale(outcome, SIDE))
 
 
 def denoising(outcome: Outcome, asked: SamplesSection) -> bytes:
@@ -47,7 +47,7 @@ def denoising(outcome: Outcome, asked: SamplesSection) -> bytes:
 
     What shows no animation shows the end.
     """
-    from feddiff.core import diffusion
+    from feddiff.core.grid import grid
 
     names = list(outcome.models)[: MOVING // 4]
     columns = min(outcome.config.columns(SQUARE), MOVING) if len(names) == 1 else MOVING // len(names)
@@ -59,7 +59,7 @@ def denoising(outcome: Outcome, asked: SamplesSection) -> bytes:
         _drawn(outcome, name, asked, count, lambda _, noisy: stages[-1].append(noisy))
     shown = np.unique(np.linspace(0, len(stages[0]) - 1, FRAMES).round().astype(int))
     scale = _scale(outcome, MOVING_SIDE)
-    small = [diffusion.grid(np.concatenate([each[at] for each in stages]), columns) for at in shown]
+    small = [grid(np.concatenate([each[at] for each in stages]), columns) for at in shown]
     # Enlarged with the gap between images, which one pixel would hardly show.
     frames = [each.resize((each.width * scale, each.height * scale), 0) for each in small]
     buffer = io.BytesIO()
@@ -78,12 +78,13 @@ def _drawn(
     watch: Callable[[int, Pixels], None] | None = None,
 ) -> Pixels:
     """A model's images (count, H, W, C)."""
-    from feddiff.core import diffusion
+    from feddiff.core import network
 
     config = outcome.config
     steps = min(asked.steps, config.diffusion.timesteps)
     state = outcome.models[name]()
-    return diffusion.sample(config, state, count, steps=steps, sampler=asked.sampler, seed=config.seed, watch=watch)
+    model = network.of(config)
+    return model.sample(config, state, count, steps=steps, sampler=asked.sampler, seed=config.seed, watch=watch)
 
 
 def _scale(outcome: Outcome, side: int) -> int:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -62,6 +62,8 @@ class QualitySection(Section):
     """Or as many as the diffusion has."""
     every: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
     """Federations also measure after every so many rounds; 0: only their last models are measured."""
+    silos: bool = False
+    """Then silos measure their own models, too, as the strategy of a federation may want."""
     copies: bool = True
     """Look for copies of training images among the samples."""
     personal: bool = False
@@ -71,16 +73,28 @@ class QualitySection(Section):
     def _inception_is_a_file(self) -> Self:
         if self.extractor == CONVNET and self.kind != "torchscript":
             raise ValueError(f'kind "{self.kind}" is that of a file; a convnet is none')
+        if self.silos and not self.every:
+            raise ValueError("silos measure while a federation trains; say how often, every = 1")
         return self
 
     def file(self, home: Path) -> Path:
         """The extractor's file; ``home`` is the folder of the sweep's file."""
         return home / self.extractor
 
+    def table(self, digest: str, timesteps: int) -> dict[str, Any]:
+        """``[quality]`` of a federation that measures while it trains, with the extractor of this SHA-256."""
+        table = self.model_dump(include={"kind", "every", "samples", "sampler"})
+        return {
+            "extractor": digest,
+            **table,
+            "steps": min(self.steps, timesteps),
+            **({"silos": True} if self.silos else {}),
+        }
+
     def decisive(self, home: Path) -> str:
         """What decides the outcome: these settings and the file's content. Raises ConfigError if it is not there."""
         if self.extractor == CONVNET:  # of the images, which decide anyway
-            return self.model_dump_json()
+            return self._text()
         try:
             with self.file(home).open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -88,7 +102,10 @@ class QualitySection(Section):
             raise ConfigError(
                 f"quality.extractor: {self.file(home)}: {error.strerror}; name a file, or convnet"
             ) from None
-        return self.model_copy(update={"extractor": digest}).model_dump_json()
+        return self.model_copy(update={"extractor": digest})._text()
+
+    def _text(self) -> str:
+        return self.model_dump_json(exclude=None if self.silos else {"silos"})  # as before there was such a key
 
 
 @dataclass(frozen=True, eq=False)

@@ -178,7 +178,7 @@ def _ended(each: Setting, way: Way) -> Spread | None:
 
 
 def _model(known: Sequence[Setting]) -> Parts | None:
-    """The parts of the federations' network, where all have the same and it can still be built."""
+    """The parts of the federations' UNet, where all have the same and it can still be built."""
     rules = {
         json.dumps(r["rules"]["model"]): r["rules"]
         for each in known
@@ -193,7 +193,8 @@ def _model(known: Sequence[Setting]) -> Parts | None:
     (table,) = rules.values()
     kept = {name: table[name] for name in ("model", "data") if name in table}
     try:
-        return Parts.of(diffusion.layout(from_table(kept, "the run")))
+        config = from_table(kept, "the run")
+        return Parts.of(diffusion.layout(config)) if config.kind == "unet" else None
     except FedDiffError:
         return None
 

@@ -19,10 +19,9 @@ from feddiff.bench import baseline, outcome, pictures, trial
 from feddiff.bench.cell import Cell
 from feddiff.bench.dataset import Dataset
 from feddiff.bench.evaluation import Evaluation, losses
-from feddiff.bench.reference import Reference, stage, threads
+from feddiff.bench.reference import stage, threads
 from feddiff.bench.sweep import Sweep
 from feddiff.core import console
-from feddiff.core.config import FederationConfig
 
 _SOFTWARE = ("feddiff", "torch", "diffusers", "numpy", "grpcio")
 
@@ -51,8 +50,10 @@ def run(
     counts = dataset.train.deal(cell.split, cell.silos, cell.config.seed, data.least, folder / "data")
     if cell.kind == "federated":
         meanwhile = held if held is not None and held.asked.every else None
+        steps = cell.config.diffusion.timesteps
+        asked = None if meanwhile is None else meanwhile.asked.table(meanwhile.extractor.digest, steps)
         config = trial.federate(
-            cell.rules(None if meanwhile is None else _quality(meanwhile, cell.config)),
+            cell.rules(asked),
             list(counts),
             folder,
             processes=sweep.rules.processes,
@@ -102,16 +103,3 @@ def software() -> dict[str, str]:
             found[name] = "not installed"
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{console.cpus()} CPUs"
     return found | {"platform": f"{sys.platform} {platform.machine()}", "device": device}
-
-
-def _quality(held: Reference, config: FederationConfig) -> dict[str, Any]:
-    """``[quality]`` of the federation's own rules, so that it measures while it trains."""
-    asked = held.asked
-    return {
-        "extractor": held.extractor.digest,
-        "kind": asked.kind,
-        "every": asked.every,
-        "samples": asked.samples,
-        "sampler": asked.sampler,
-        "steps": min(asked.steps, config.diffusion.timesteps),
-    }

@@ -14,7 +14,7 @@ from feddiff.bench.looks import colour
 from feddiff.bench.setting import Setting, spread
 from feddiff.core.config import POLICIES, Fixed
 from feddiff.core.errors import ConfigError
-from feddiff.core.segments import PARTS, Layout
+from feddiff.core.segments import UNET, Layout
 from feddiff.core.sharing import SHARED
 from feddiff.federator import page
 from feddiff.federator.measure import NONE
@@ -87,8 +87,8 @@ def exchanged(
     present = silos if sampled is None else sampled
     if min(silos, rounds, present) < 1 or present > silos:
         raise ConfigError(f"{rounds} rounds with {present} of {silos} silos cannot be")
-    travel = Parts(*(getattr(parts, name) - getattr(kept, name) for name in PARTS))
-    shared = sum(getattr(travel, name) for name in SHARED[plan])
+    travel = Parts(*(getattr(parts, name) - getattr(kept, name) for name in UNET))
+    shared = sum(getattr(travel, name) for name in UNET if name in SHARED[plan])
     if sent:
         met = min(silos, present * rounds)
         down = Fraction(met * parts.size + (present * rounds - met) * shared)

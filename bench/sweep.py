@@ -37,7 +37,7 @@ from feddiff.bench.dataset import BUILT_IN, Dataset, stage
 from feddiff.bench.partition import Split, split
 from feddiff.bench.reference import QualitySection
 from feddiff.bench.sections import DataSection, GridSection, SamplesSection, SweepSection
-from feddiff.core.config import from_table, read_toml
+from feddiff.core.config import FederationConfig, from_table, read_toml
 from feddiff.core.errors import ConfigError, DataError
 from feddiff.core.sections import Section
 from feddiff.federator.initial import weights_file
@@ -122,7 +122,7 @@ class Sweep:
         if self.rules.initial is not None:
             table["initial"] = "file"
         table |= {"training": training, "rounds": rounds}
-        config = from_table(table, self.where)
+        config = self._config(table)
         if (config.initial == "file") != (self.rules.initial is not None):
             raise ConfigError(f"{self.where}: name the published model: initial = PATH, before [federation]")
         if self.rules.passes is not None:
@@ -135,8 +135,16 @@ class Sweep:
                 multiple = local // math.gcd(local, silos)
                 raise ConfigError(f"{self.where}: passes must be a multiple of {multiple}, or change epochs")
             rounds["count"] = images // local
-            config = from_table(table, self.where)
+            config = self._config(table)
         return Cell("federated", config, dealt, silos, f"{data_digest} {self._measured}", economy, table, strategy)
+
+    def _config(self, table: dict[str, Any]) -> FederationConfig:
+        """A cell's rules: checked with [quality], which it gets when it is run, and told without."""
+        asked = self.rules.quality
+        if asked is None or not asked.every:
+            return from_table(table, self.where)
+        measuring = from_table({**table, "quality": asked.table("0" * 64, 1)}, self.where)
+        return measuring.model_copy(update={"quality": None})
 
     def _baseline(self, kind: Kind, cell: Cell) -> Cell:
         """On the same number of images as a federation: all in one place, or each silo by itself."""

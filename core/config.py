@@ -16,7 +16,9 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
+from feddiff.core import kinds
 from feddiff.core.errors import ConfigError
+from feddiff.core.filtering import FilterConfig
 from feddiff.core.presets import ECONOMIES, PRESETS
 from feddiff.core.sections import (
     BudgetConfig,
@@ -39,17 +41,17 @@ Fixed = Literal["full", "usplit", "ulatdec", "udec"]
 Policy = Literal[Fixed, "budget"]
 POLICIES: tuple[Fixed, ...] = ("full", "usplit", "ulatdec", "udec")
 _LATER = (
-    *(("", name) for name in ("budget", "quality", "personal", "frozen", "weights")),
+    *(("", name) for name in ("budget", "quality", "filter", "personal", "frozen", "weights")),
     *(("training", name) for name in ("proximal", "clip", "accumulate", "schedule", "warmup", "label_dropout")),
+    *(("rounds", name) for name in ("sampled", "sampling")),
     ("diffusion", "guidance"),
     ("outer", "ema"),
-    ("rounds", "sampled"),
 )
 """Tables and keys that came after the first federations: they are in the rules' text only if they change anything."""
 
 
 class FederationConfig(Section):
-    """One federation. ``[model]`` is any diffusers ``UNet2DModel`` config; presets give all but rounds."""
+    """One federation. ``[model]`` is any diffusers ``UNet2DModel`` config, or a DCGAN's (core/kinds.py)."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")] = "federation"
     plan: Policy = "full"
@@ -73,21 +75,10 @@ class FederationConfig(Section):
     rounds: RoundsConfig = RoundsConfig()
     budget: BudgetConfig | None = None
     quality: QualityConfig | None = None
+    filter: FilterConfig | None = None
 
     @model_validator(mode="after")
-    def _classes_fit(self) -> Self:
-        wanted, labels = self.model.get("num_class_embeds"), len(self.data.classes)
-        if self.training.label_dropout and not labels:
-            raise ValueError("training.label_dropout is for a model that is told classes; name them in data.classes")
-        if self.training.label_dropout and wanted != labels + 1:
-            raise ValueError(
-                f"training.label_dropout needs a null class beside the {labels} of data.classes;"
-                f" set model.num_class_embeds to {labels + 1} (it is {wanted})"
-            )
-        if not self.training.label_dropout and wanted is not None and wanted != labels:
-            raise ValueError(f"model.num_class_embeds is {wanted} but data.classes names {labels} labels")
-        if self.diffusion.guidance != 1 and self.null_class is None:
-            raise ValueError("diffusion.guidance needs a null class; set training.label_dropout, e.g. to 0.1")
+    def _images_fit(self) -> Self:
         for key in ("sample_size", "in_channels", "out_channels"):
             if key not in self.model:
                 raise ValueError(f"model.{key} must be given")
@@ -96,9 +87,7 @@ class FederationConfig(Section):
         if self.model["in_channels"] not in (1, 3):
             raise ValueError("model.in_channels must be 1 (grey) or 3 (colour)")
         if type(self.model["sample_size"]) is not int or not 1 <= self.model["sample_size"] <= MAX_SAMPLE_SIZE:
-            raise ValueError(
-                f"model.sample_size must be one number of pixels, 1 to {MAX_SAMPLE_SIZE}: images are square"
-            )
+            raise ValueError(f"model.sample_size must be one number of pixels, 1 to {MAX_SAMPLE_SIZE} (a square)")
         try:
             json.dumps(self.model, allow_nan=False)
         except (TypeError, ValueError, RecursionError):
@@ -128,12 +117,36 @@ class FederationConfig(Section):
     @model_validator(mode="after")
     def _rounds_fit(self) -> Self:
         if self.training.warmup >= self.rounds.count:
-            raise ValueError(
-                f"training.warmup {self.training.warmup} is not less than rounds.count {self.rounds.count}"
-            )
+            raise ValueError(f"training.warmup is not less than rounds.count ({self.rounds.count})")
         if self.outer.ema and not self.has_global_model:
             raise ValueError("outer.ema is of the global model, and with these rules there is none; leave it out")
         return self
+
+    @model_validator(mode="after")
+    def _silos_are_taken_fairly(self) -> Self:
+        if self.rounds.sampling == "size" and self.weights.by != "uniform":
+            raise ValueError(
+                f'rounds.sampling = "size" takes large silos more often, and weights.by = "{self.weights.by}" counts'
+                ' their images again; set weights.by = "uniform"'
+            )
+        if self.filter is not None:
+            self.filter.check(self.rounds, self.quality if self.silos_measure else None)
+        return self
+
+    @model_validator(mode="after")
+    def _network_fits(self) -> Self:
+        kinds.check(self)
+        return self
+
+    @property
+    def kind(self) -> kinds.Kind:
+        """Which network ``[model]`` is."""
+        return "dcgan" if self.model.get("kind") == "dcgan" else "unet"
+
+    @property
+    def denoises(self) -> bool:
+        """Whether its loss on images that it was not trained on says how good it is."""
+        return self.kind == "unet"
 
     @property
     def has_global_model(self) -> bool:
@@ -155,8 +168,7 @@ class FederationConfig(Section):
         table = self.model_dump(mode="json")
         for section, name in _LATER:
             rules, within = (getattr(self, section), table[section]) if section else (self, table)
-            value = getattr(rules, name)
-            default = type(rules).model_fields[name].default
+            value, default = getattr(rules, name), type(rules).model_fields[name].default
             if value == default or not (value or default):
                 del within[name]  # federations that began before there was such a rule keep their digest
         return json.dumps(table, sort_keys=True, separators=(",", ":")).encode()

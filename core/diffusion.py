@@ -1,9 +1,8 @@
-"""The model and its diffusion: what the weights that travel are weights *of*.
+"""The UNet and its diffusion: what the weights that travel are weights *of*, unless the rules name another network.
 
-First and last station of the way of the data: the federator starts from ``initial_state``, a silo trains what
-``build`` gives, both draw pictures from a state with ``sample``. Model, noise schedule and solvers are
-diffusers'; this module only says which ones a federation's rules mean. A *state* is a whole model's weights:
-parameter name (as in ``UNet2DModel.state_dict()``) to float32 array in the model's shape.
+First and last station of the way of the data (core/network.py): the federator starts from ``initial_state``, a silo
+trains what ``build`` gives, both draw pictures from a state with ``sample``. Model, noise schedule and solvers are
+diffusers'; this module only says which ones a federation's rules mean.
 
 Importing it loads torch and diffusers, which takes seconds: import it inside the function that needs it.
 """
@@ -14,25 +13,26 @@ import inspect
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
-from PIL import Image
 
 from feddiff.core.config import FederationConfig
 from feddiff.core.denoising import denoise, guided
-from feddiff.core.errors import ConfigError, WrongShape
+from feddiff.core.errors import ConfigError
+from feddiff.core.network import Sampler, load_state, pixels, read_state, source
 from feddiff.core.sections import MAX_GUIDANCE
 from feddiff.core.segments import F32, Layout, cut
 
-Sampler: TypeAlias = Literal["ddim", "ddpm", "dpm-solver++"]
 SAMPLERS: tuple[Sampler, ...] = ("ddim", "ddpm", "dpm-solver++")
 
 _SEEDING = threading.Lock()
 _SAVED_BY_DIFFUSERS = ("_class_name", "_diffusers_version")
+_FREE = ("sample_size", "num_train_timesteps", "dropout")
+"""Of a model's config: what its weights compute does not depend on them."""
 _KNOWN = tuple(name for name in inspect.signature(UNet2DModel.__init__).parameters if name != "self")
 
 
@@ -57,29 +57,6 @@ def layout(config: FederationConfig) -> Layout:
 def initial_state(config: FederationConfig) -> dict[str, F32]:
     """The weights that a federation starts from, as ``build`` draws them. Raises ConfigError likewise."""
     return read_state(build(config))
-
-
-def load_state(model: UNet2DModel, state: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Copy a state into a model, on whatever device. Raises WrongShape, and copies nothing, on a mismatch."""
-    tensors = model.state_dict()
-    odd = sorted(tensors.keys() ^ state.keys())
-    if odd:
-        raise WrongShape(f"{len(odd)} parameters are missing or not of this model, among them {odd[0]!r}")
-    for name, tensor in tensors.items():
-        if state[name].shape != tuple(tensor.shape):
-            raise WrongShape(f"parameter {name} has shape {state[name].shape}, not {tuple(tensor.shape)}")
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            # np.array copies: torch cannot wrap an array that is read-only.
-            tensor.copy_(torch.from_numpy(np.array(state[name], np.float32)))
-
-
-def read_state(model: UNet2DModel) -> dict[str, F32]:
-    """A copy of a model's weights, in C order; later training does not change it."""
-    return {
-        name: np.array(tensor.detach().cpu().numpy(), np.float32, order="C")
-        for name, tensor in model.state_dict().items()
-    }
 
 
 def scheduler(config: FederationConfig) -> DDPMScheduler:
@@ -141,7 +118,7 @@ def sample(
     images = np.empty((count, *shape[1:], shape[0]), np.uint8)
     for start in range(0, count, batch):
         indices = range(start, min(start + batch, count))
-        generators = [_generator(seed, index) for index in indices]
+        generators = [source(seed, index) for index in indices]
         noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device)
         classes = None if chosen is None else chosen[start : indices.stop].to(device)
 
@@ -149,59 +126,32 @@ def sample(
             if progress is not None and step:
                 progress(start + size * step // steps, count)
             if watch is not None:
-                watch(step, _bytes(noisy))
+                watch(step, pixels(noisy))
 
         asked = guided(model, classes, config.null_class, scale)
         solver = _solver(config, sampler, steps)
-        images[start : indices.stop] = _bytes(denoise(asked, scheduler(config), solver, noise, generators, told))
+        images[start : indices.stop] = pixels(denoise(asked, scheduler(config), solver, noise, generators, told))
     return images
 
 
-def grid(images: npt.NDArray[np.uint8], columns: int, scale: int = 1) -> Image.Image:
-    """One picture of many: uint8 (N, H, W, 1 or 3), row by row, each enlarged ``scale``-fold, unsmoothed.
-
-    The gap is one black pixel. Raises ConfigError for arguments that cannot be.
-    """
-    if images.ndim != 4 or not len(images) or images.shape[3] not in (1, 3) or columns < 1 or scale < 1:
-        raise ConfigError(f"no grid of images of shape {images.shape} in {columns} columns at scale {scale}")
-    count, height, width, channels = (int(length) for length in images.shape)
-    height, width, columns = height * scale, width * scale, min(columns, count)
-    rows = -(-count // columns)
-    sheet = np.zeros((rows * (height + 1) - 1, columns * (width + 1) - 1, channels), np.uint8)
-    for index, image in enumerate(images.repeat(scale, axis=1).repeat(scale, axis=2)):
-        top, left = index // columns * (height + 1), index % columns * (width + 1)
-        sheet[top : top + height, left : left + width] = image
-    return Image.fromarray(sheet[..., 0] if channels == 1 else sheet)
-
-
-def draw(
-    config: FederationConfig,
-    state: Mapping[str, npt.NDArray[Any]],
-    out: Path,
-    count: int,
-    steps: int,
-    seed: int,
-    scale: int,
-    guidance: float | None = None,
-    labels: Sequence[int] | None = None,
-) -> None:
-    """Sample a grid of images into a picture file. Raises ConfigError for a name that cannot be one, at once."""
-    if out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp") or not out.parent.is_dir():
-        raise ConfigError(f"--out {out}: the name of a picture in a folder that exists was expected, e.g. grid.png")
-    if count < 1 or scale < 1:
-        raise ConfigError(f"--count and --scale must be at least 1 (got {count} and {scale})")
-    drawn = sample(config, state, count, steps=steps, seed=seed, labels=labels, guidance=guidance)
-    grid(drawn, config.columns(count), scale).save(out)
-
-
-def export(config: FederationConfig, state: Mapping[str, npt.NDArray[Any]], folder: Path) -> None:
-    """Write a folder for ``DDPMPipeline.from_pretrained``; its ``unet`` is one for ``UNet2DModel``'s.
+def export(config: FederationConfig, state: Mapping[str, npt.NDArray[Any]], folder: Path) -> str:
+    """Write a folder for ``DDPMPipeline.from_pretrained``; its ``unet`` is one for ``UNet2DModel``'s. Returns this.
 
     Weights are safetensors. Raises WrongShape for a foreign state.
     """
     model = build(config)
     load_state(model, state)
     DDPMPipeline(unet=model, scheduler=scheduler(config)).save_pretrained(folder, safe_serialization=True)
+    return f'load it with diffusers.DDPMPipeline.from_pretrained("{folder}")'
+
+
+def described(config: FederationConfig) -> dict[str, dict[str, Any]]:
+    """What decides what the weights compute, as diffusers writes it beside them, in a pipeline's folder, too."""
+    model, process = build(config).config, scheduler(config).config
+    return {
+        "config.json": {key: model[key] for key in model if key not in _FREE and not key.startswith("_")},
+        "../scheduler/scheduler_config.json": {"prediction_type": process["prediction_type"]},
+    }
 
 
 def _arguments(config: FederationConfig) -> dict[str, Any]:
@@ -264,11 +214,6 @@ def _labels(config: FederationConfig, count: int, labels: Sequence[int] | None) 
     return torch.tensor(labels, dtype=torch.long)
 
 
-def _generator(seed: int, index: int) -> torch.Generator:
-    words = np.random.SeedSequence([seed % (1 << 64), index]).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(words[0]))
-
-
 def _solver(config: FederationConfig, sampler: Sampler, steps: int) -> DDPMScheduler | DPMSolverMultistepScheduler:
     """What takes predictions of the image through so many steps."""
     solver = (
@@ -282,9 +227,3 @@ def _solver(config: FederationConfig, sampler: Sampler, steps: int) -> DDPMSched
     total = config.diffusion.timesteps
     solver.set_timesteps(timesteps=[total - 1 - index * total // steps for index in range(steps)])
     return solver
-
-
-def _bytes(images: torch.Tensor) -> npt.NDArray[np.uint8]:
-    """What of float32 (N, C, H, W) is in [-1, 1], as pixels (N, H, W, C)."""
-    pixels: npt.NDArray[np.uint8] = images.clamp(-1, 1).add(1).mul(127.5).round().byte().cpu().numpy()
-    return pixels.transpose(0, 2, 3, 1)

@@ -19,6 +19,8 @@ from feddiff.core.errors import DataError
 from feddiff.core.moments import Moments, checked, fid
 from feddiff.core.neighbours import Memorisation, memorisation, precision_recall
 
+OWN_IMAGES = "own training images"
+"""What a silo's own model is measured against at the silo."""
 SMOOTHING = 1e-3
 """Share of the uniform distribution that both class distributions are mixed with."""
 

@@ -234,6 +234,8 @@ class RoundsConfig(Section):
     """The first round waits for this many silos."""
     sampled: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """Each round takes so many of the silos that are here (federator/sampling.py); unset: all."""
+    sampling: Literal["uniform", "size", "availability"] = "uniform"
+    """How likely each of them is taken: all the same, as it has images, or as it has finished rounds."""
     quorum: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """A round needs this many updates; unset: as many as are sampled, or as participants."""
     grace: Seconds = 300.0
@@ -245,6 +247,8 @@ class RoundsConfig(Section):
     def _quorum_fits(self) -> Self:
         if self.sampled is not None and self.sampled > self.participants:
             raise ValueError(f"sampled {self.sampled} is more than participants {self.participants}")
+        if self.sampled is None and self.sampling != "uniform":
+            raise ValueError(f'sampling = "{self.sampling}" chooses the silos of a round; say how many: sampled = N')
         most, of = (self.participants, "participants") if self.sampled is None else (self.sampled, "sampled")
         if self.quorum is not None and self.quorum > most:
             raise ValueError(f"quorum {self.quorum} is more than {of} {most}")

@@ -1,15 +1,18 @@
-"""Cuts a diffusers ``UNet2DModel`` into segments: named, ordered slices of its parameters.
+"""Cuts a network into segments: named, ordered slices of its parameters.
 
 First noun of the way of the data: a segment is what a plan assigns, a codec encodes, a transfer carries,
 the fold averages and the ledger counts. Names are hierarchical, so that a plan can speak of ``decoder`` or
-of ``decoder.3``. The three parts are FedDiffuse's (de Goede, Cox, Decouchant, arXiv 2406.12575): the
-encoder has the time embedding, the decoder the output. Per-block time projections stay with their block.
+of ``decoder.3``. The parts of a diffusers ``UNet2DModel`` are FedDiffuse's (de Goede, Cox, Decouchant, arXiv
+2406.12575): the encoder has the time embedding, the decoder the output. Per-block time projections stay with their
+block. A DCGAN (core/dcgan.py) has two segments, each a part.
 
     encoder.in   conv_in, time_proj, time_embedding, class_embedding
     encoder.<i>  down_blocks.<i>
     bottleneck   mid_block
     decoder.<i>  up_blocks.<i>
     decoder.out  conv_norm_out, conv_out
+
+    generator, discriminator
 
 The cut is by name alone, so it needs no torch; it refuses a name that it does not know, because a parameter
 in no segment would silently never be exchanged.
@@ -31,8 +34,9 @@ import numpy.typing as npt
 from feddiff.core.errors import ConfigError, StoreError, WrongShape
 
 F32: TypeAlias = npt.NDArray[np.float32]
-Part = Literal["encoder", "bottleneck", "decoder"]
-PARTS: tuple[Part, ...] = ("encoder", "bottleneck", "decoder")
+Part = Literal["encoder", "bottleneck", "decoder", "generator", "discriminator"]
+UNET: tuple[Part, ...] = ("encoder", "bottleneck", "decoder")
+PARTS: tuple[Part, ...] = (*UNET, "generator", "discriminator")
 
 _SINGLE = {
     "conv_in": "encoder.in",
@@ -42,6 +46,8 @@ _SINGLE = {
     "mid_block": "bottleneck",
     "conv_norm_out": "decoder.out",
     "conv_out": "decoder.out",
+    "generator": "generator",
+    "discriminator": "discriminator",
 }
 _BLOCK = re.compile(r"(down|up)_blocks\.(0|[1-9][0-9]{0,3})\.")
 
@@ -75,7 +81,7 @@ class Segment:
 
     @property
     def part(self) -> Part:
-        """Which of the three parts of the UNet it belongs to."""
+        """Which part of the network it belongs to."""
         return cast(Part, self.name.partition(".")[0])
 
     def gather(self, state: Mapping[str, npt.NDArray[Any]]) -> F32:
@@ -111,7 +117,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Layout:
-    """All segments of one model: encoder.in, encoder.0 …, bottleneck, decoder.0 …, decoder.out."""
+    """All segments of one model: encoder.in, encoder.0 …, bottleneck, decoder.0 …, decoder.out; or a DCGAN's two."""
 
     segments: tuple[Segment, ...]
 
@@ -184,10 +190,10 @@ class Layout:
 
 
 def cut(parameters: Iterable[tuple[str, Sequence[int]]]) -> Layout:
-    """Put every parameter of a ``UNet2DModel`` into exactly one segment, in the order given within each.
+    """Put every parameter of a ``UNet2DModel`` or a ``DCGAN`` into exactly one segment, in the order given within each.
 
-    ``parameters`` are names and shapes as in ``state_dict()``. Raises ConfigError for a name that is
-    unknown or comes twice, and for a shape that is none.
+    ``parameters`` are names and shapes as in ``state_dict()``, statistics included. Raises ConfigError for a name that
+    is unknown or comes twice, and for a shape that is none.
     """
     members: dict[str, list[Parameter]] = {}
     ends: dict[str, int] = {}
@@ -212,7 +218,9 @@ def _segment_of(parameter: str) -> str:
         return f"{'encoder' if block[1] == 'down' else 'decoder'}.{block[2]}"
     segment = _SINGLE.get(parameter.partition(".")[0])
     if segment is None:
-        raise ConfigError(f"parameter {parameter!r} is in no segment; the model must be a diffusers UNet2DModel")
+        raise ConfigError(
+            f"parameter {parameter!r} is in no segment; the model must be a diffusers UNet2DModel or a DCGAN"
+        )
     return segment
 
 

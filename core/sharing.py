@@ -17,14 +17,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from feddiff.core.errors import ConfigError
-from feddiff.core.segments import PARTS, Layout, Part
+from feddiff.core.segments import PARTS, UNET, Layout, Part
 
 SHARED: Mapping[str, tuple[Part, ...]] = {
     "full": PARTS,
-    "usplit": PARTS,
+    "usplit": UNET,
     "ulatdec": ("bottleneck", "decoder"),
     "udec": ("decoder",),
-    "budget": PARTS,
+    "budget": UNET,
 }
 """The parts that each plan shares."""
 

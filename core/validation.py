@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from feddiff.core.classes import conditions
 from feddiff.core.config import FederationConfig
-from feddiff.core.errors import DataError
+from feddiff.core.errors import ConfigError, DataError
 from feddiff.core.segments import F32
 
 MOST, DRAWS = 500, 40
@@ -34,12 +34,14 @@ def validation_loss(
 
     More than ``MOST`` images are not all looked at. Each is noised ``draws`` times, once in each of as many equal
     stretches of the T noise levels. ``labels``, shape (N,), for a class-conditional model. Raises DataError for images
-    that are not the model's, WrongShape for a foreign state.
+    that are not the model's, WrongShape for a foreign state, ConfigError for a network that denoises nothing.
     """
     import torch
 
-    from feddiff.core import diffusion
+    from feddiff.core import diffusion, network
 
+    if not config.denoises:
+        raise ConfigError(f"a {config.kind} has no validation loss")
     channels, size = config.model["in_channels"], config.model["sample_size"]
     if not len(pixels) or pixels.shape[1:] != (channels, size, size):
         raise DataError(f"the model takes (N, {channels}, {size}, {size}), not {pixels.shape}")
@@ -48,7 +50,7 @@ def validation_loss(
         places = np.arange(MOST) * len(pixels) // MOST
         pixels, labels = pixels[places], None if labels is None else labels[places]
     model = diffusion.build(config)
-    diffusion.load_state(model, state)
+    network.load_state(model, state)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).eval()
     process, levels = diffusion.scheduler(config), config.diffusion.timesteps

@@ -3,8 +3,8 @@
 Stands beside the report, which sums the ledger and hands over plain numbers. Nothing here knows silos from
 segments but by name. matplotlib is heavy, so it is imported when a chart is drawn and not before.
 
-A colour means one thing in all charts: encoder, bottleneck and decoder have theirs, silos have others (Okabe
-& Ito 2008, told apart by colour-blind eyes). What is measured shows in a colour's strength, not in another hue.
+A colour means one thing in all charts: the parts of a network have theirs, silos have others (Okabe & Ito 2008, told
+apart by colour-blind eyes). What is measured shows in a colour's strength, not in another hue.
 """
 
 from __future__ import annotations
@@ -22,8 +22,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PARTS = {"encoder": "#0072B2", "bottleneck": "#E69F00", "decoder": "#009E73", "protocol": "#999999"}
-"""A part of the UNet, or what carries no weights, and its colour."""
+PARTS = {
+    "encoder": "#0072B2",
+    "bottleneck": "#E69F00",
+    "decoder": "#009E73",
+    "generator": "#0072B2",
+    "discriminator": "#E69F00",
+    "protocol": "#999999",
+}
+"""A part of the network, or what carries no weights, and its colour."""
 SILOS = ("#D55E00", "#CC79A7", "#56B4E9")
 DASHES = ("-", "--", ":")
 LABELLED = len(SILOS) * len(DASHES)

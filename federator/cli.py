@@ -58,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     evict = add("evict", "Refuse a silo from now on.")
     evict.add_argument("name")
     evict.add_argument("--reason", default="by the operator")
+    add("reinstate", "Take back a silo that the filter put out.").add_argument("name")
     sample = add("sample", "Draw images from the global model.")
     sample.add_argument("--out", type=Path, required=True, metavar="GRID.PNG")
     sample.add_argument("--count", type=int, default=64)
@@ -65,12 +66,16 @@ def parser() -> argparse.ArgumentParser:
     sample.add_argument("--seed", type=int, default=0)
     sample.add_argument("--scale", type=int, default=1, help="enlarge each pixel")
     sample.add_argument("--guidance", type=float, metavar="S", help="instead of the rules' diffusion.guidance")
-    export = add("export", "Write the global model as a folder that diffusers loads.")
+    export = add("export", "Write the global model as a folder of safetensors, a UNet's for diffusers.")
     export.add_argument("folder", type=Path)
     report = add("report", "Write charts and report.html.")
     report.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     report.add_argument("--samples", type=Path, action="append", default=[], metavar="PNG")
     return root
+
+
+_FIELDS = {"evict": {"silo": "name", "reason": "reason"}, "reinstate": {"silo": "name"}}
+"""Of an order's request, and the options that they are."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -94,8 +99,8 @@ def _run(options: argparse.Namespace) -> int:
         return _serve(options)
     from feddiff.federator import desk
 
-    if options.command in ("pause", "resume", "stop", "evict"):
-        order = {"silo": options.name, "reason": options.reason} if options.command == "evict" else {}
+    if options.command in ("pause", "resume", "stop", "evict", "reinstate"):
+        order = {name: getattr(options, key) for name, key in _FIELDS.get(options.command, {}).items()}
         print(desk.order(options.config, options.command, order))
     elif options.command == "status":
         print(desk.status(options.config, options.json))
@@ -109,8 +114,7 @@ def _run(options: argparse.Namespace) -> int:
         )
         print(f"{options.count} images in {options.out}")
     elif options.command == "export":
-        desk.export(options.config, options.folder)
-        print(f'{options.folder}: load it with diffusers.DDPMPipeline.from_pretrained("{options.folder}")')
+        print(f"{options.folder}: {desk.export(options.config, options.folder)}")
     elif options.command == "report":
         print(desk.report(options.config, options.out, options.samples))
     return 0

@@ -39,6 +39,7 @@ _REQUESTS = {
     "resume": ("Resume", pb.ResumeRequest),
     "stop": ("Stop", pb.StopRequest),
     "evict": ("Evict", pb.EvictRequest),
+    "reinstate": ("Reinstate", pb.ReinstateRequest),
 }
 
 
@@ -180,18 +181,18 @@ def sample(
     """Draw a grid of images from the global model."""
     federation = opened(config)
     state = global_state(federation)
-    from feddiff.core import diffusion
+    from feddiff.core.grid import draw
 
-    diffusion.draw(federation.config, state, out, count, steps, seed, scale, guidance)
+    draw(federation.config, state, out, count, steps, seed, scale, guidance)
 
 
-def export(config: Path, folder: Path) -> None:
-    """Write the global model for diffusers."""
+def export(config: Path, folder: Path) -> str:
+    """Write the global model; returns how it is loaded."""
     federation = opened(config)
     state = global_state(federation)
-    from feddiff.core import diffusion
+    from feddiff.core import network
 
-    diffusion.export(federation.config, state, folder)
+    return network.of(federation.config).export(federation.config, state, folder)
 
 
 def _drawn(folder: Path) -> tuple[list[tuple[str, Path]], list[tuple[str, Path]]]:
@@ -242,6 +243,7 @@ def story(federation: Federation, samples: list[tuple[str, Path]]) -> Story:
         samples=[*samples, *shared],
         grids=own,
         readings=list(federation.ledger.quality()),
+        verdicts=federation.verdicts.all(),
         kept=dict.fromkeys(federation.sharing.personal, "personal")
         | dict.fromkeys(federation.sharing.frozen, "frozen"),
         codec_up="by the plan" if config.budget else config.codec.up,

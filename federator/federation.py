@@ -10,7 +10,6 @@ import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from feddiff.core.config import FederationConfig
@@ -19,16 +18,17 @@ from feddiff.core.segments import Layout
 from feddiff.core.sharing import share
 from feddiff.core.spool import Manifest, Transfer
 from feddiff.federator.database import Database
+from feddiff.federator.forecast import forecast
 from feddiff.federator.journal import Journal, Round
 from feddiff.federator.ledger import Entry, Ledger
 from feddiff.federator.links import Links
-from feddiff.federator.planner import Assignment, Plan, Work, plan_round
+from feddiff.federator.planner import Assignment, Work
 from feddiff.federator.presence import REACHABLE_S, Presence
 from feddiff.federator.purse import Purse
 from feddiff.federator.roster import Roster
 from feddiff.federator.rounds import Decision
-from feddiff.federator.sampling import sample
 from feddiff.federator.statistics import Statistics
+from feddiff.federator.verdicts import Verdicts
 from feddiff.federator.versions import Versions
 
 log = logging.getLogger("feddiff.federator")
@@ -43,7 +43,7 @@ class Federation:
         self.roster, self.journal, self.ledger = Roster(database), Journal(database), Ledger(database)
         self.sharing = share(layout, config.plan, config.personal, config.frozen)
         self.versions, self.links = Versions(folder, layout, config), Links(self.ledger)
-        self.statistics = Statistics(folder, config, self.journal)
+        self.statistics, self.verdicts = Statistics(folder, config, self.journal), Verdicts(database, config)
         self.purse: Purse | None = None
         if config.budget is not None:
             self.purse = Purse(config, config.budget, layout, self.versions, self.ledger, self.links)
@@ -128,6 +128,11 @@ class Federation:
     def open_round(self) -> int | None:
         """The number of the round that collects updates, if one does."""
         return None if self.round is None or self.round.closed_at is not None else self.round.round
+
+    @property
+    def upcoming(self) -> int:
+        """The number of the round that is open, or else of the next to open."""
+        return self.open_round() or (1 if self.round is None else self.round.round + 1)
 
     def assignment(self, silo: str) -> Assignment | None:
         """A silo's part in the open round."""
@@ -228,6 +233,12 @@ class Federation:
             log.warning("%s is evicted: %s", silo, reason)
             self.changed.notify_all()
 
+    def reinstate(self, silo: str) -> None:
+        """Take back a silo that the filter put out. Raises ConfigError if it did not."""
+        with self.changed:
+            self.verdicts.reinstate(silo, self.upcoming)
+            self.changed.notify_all()
+
     # -- what the daemon asks to advance the rounds
 
     def spool(self, round: int) -> Path:
@@ -246,28 +257,11 @@ class Federation:
         heard = {name for name, known in self.presence.items() if now - known.heard_at < REACHABLE_S}
         return heard - self.evicted
 
-    def forecast(self, silos: Sequence[str]) -> Plan:
-        """The plan of the next round, if it opened now with these silos, which are here."""
-        number, config = 1 if self.round is None else self.round.round + 1, self.config
-        held = {name: self.presence[name].held for name in silos}
-        if config.plan != "budget":
-            taken = sample(config, number, silos, self.journal.rounds())
-            newcomers = [name for name in taken.silos if not held[name]]  # what was lost comes alone: ``_due``
-            plan = plan_round(config.plan, number, taken.silos, self.layout, config.seed, newcomers, self.sharing)
-            return replace(plan, reason=f"{plan.reason}; {taken.reason}")
-        assert self.purse is not None
-        rounds = self.journal.rounds()
-        plan = self.purse.plan(number, held, self.current, rounds)
-        if plan.idle:  # so is every other, for nothing is measured between rounds: time must give them another chance
-            waited = int((time.monotonic() - self.since) / self.config.rounds.grace)
-            plan = self.purse.plan(number, held, self.current, rounds, waited)
-        return plan
-
     def begin_round(self, silos: Sequence[str], reason: str) -> Round:
         """Plan the next round and make it everybody's task."""
         with self.changed:
             silos = [name for name in silos if name in self.presence]  # one may have been evicted this very moment
-            plan = self.forecast(silos)
+            plan = forecast(self, silos)
             taken = {each.silo for each in plan.assignments}
             weights = {silo.name: silo.samples for silo in self.roster.silos() if silo.name in taken}
             self.journal.open(plan, weights, time.time(), reason)
@@ -281,7 +275,11 @@ class Federation:
         """The round is over: its versions become current, in one durable step."""
         with self.changed:
             assert self.round is not None
-            self.journal.publish(versions, self.round.round, silos, time.time())
+            number, there = self.round.round, self.reachable(time.monotonic()) | (set(silos) - self.evicted)
+            with self._database.transaction():
+                self.journal.publish(versions, number, silos, time.time())
+                reporting = set(self.round.plan.reporting) - self.evicted
+                self.verdicts.close(number, reporting, self.ledger.quality(number), there)
             self.current = self.journal.current()
             self.round = self.journal.last()
             self.committed = set()

@@ -88,7 +88,7 @@ def gauge(place: Path, extractor: Path, reference: Path | None) -> list[Measured
             replace(each, cautions=(*each.cautions, *caution)) if each.reference else each
             for each in measure(found, union, EVERYBODY)
         ]
-    if images is not None:
+    if images is not None and config.denoises:
         numbers.append(_validation(config, state, images))
     return numbers
 
@@ -146,10 +146,10 @@ def _classes(config: FederationConfig, images: Images | None, silos: Mapping[str
 
 def _sample(config: FederationConfig, state: dict[str, F32], classes: list[int] | None) -> npt.NDArray[np.uint8]:
     """(N, H, W, C). The noise is the same in every round, so that two rounds' pictures show the same attempts."""
-    from feddiff.core import diffusion
+    from feddiff.core import network
 
     assert config.quality is not None
-    return diffusion.sample(
+    return network.of(config).sample(
         config,
         state,
         config.quality.samples,
@@ -163,12 +163,12 @@ def _sample(config: FederationConfig, state: dict[str, F32], classes: list[int] 
 
 def _picture(config: FederationConfig, samples: npt.NDArray[np.uint8], out: Path) -> None:
     """The first samples as a PNG; a column is of one class if there are as many images of each."""
-    from feddiff.core import diffusion
+    from feddiff.core.grid import grid
     from feddiff.core.store import write_atomic
 
     columns = config.columns(GRID)
     buffer = io.BytesIO()
-    diffusion.grid(samples[: columns * max(GRID // columns, 1)], columns).save(buffer, "PNG")
+    grid(samples[: columns * max(GRID // columns, 1)], columns).save(buffer, "PNG")
     out.parent.mkdir(exist_ok=True)
     write_atomic(out, buffer.getvalue())
 

@@ -19,8 +19,8 @@ from feddiff.core.store import save, write_atomic
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 """What diffusers calls them, in the model's folder or in ``unet`` of a pipeline's."""
-_FREE = ("sample_size", "num_train_timesteps", "dropout")
-"""Of a model's config: what its weights compute does not depend on them."""
+DCGAN = "model.safetensors"
+"""What ``export`` calls a DCGAN's (core/dcgan.py)."""
 
 
 def prepare(folder: Path, config: FederationConfig, published: Path | None = None) -> Layout:
@@ -48,10 +48,12 @@ def prepare(folder: Path, config: FederationConfig, published: Path | None = Non
 
 def weights_file(place: Path) -> Path:
     """The safetensors file of a model's folder, of a pipeline's, or the file itself. Raises ConfigError."""
-    files = [place / "unet" / WEIGHTS, place / WEIGHTS] if place.is_dir() else [place]
+    files = [place / "unet" / WEIGHTS, place / WEIGHTS, place / DCGAN] if place.is_dir() else [place]
     found = next((each for each in files if each.is_file()), None)
     if found is None:
-        raise ConfigError(f"{place} holds no {WEIGHTS}; name the folder of a model, or a safetensors file")
+        raise ConfigError(
+            f"{place} holds no {WEIGHTS} and no {DCGAN}; name the folder of a model, or a safetensors file"
+        )
     return found
 
 
@@ -66,11 +68,13 @@ def read_published(place: Path, config: FederationConfig) -> dict[str, F32]:
     import torch
     from safetensors import SafetensorError, safe_open
 
-    from feddiff.core import diffusion
+    from feddiff.core import network
 
     file = weights_file(place)
     _compare(file.parent, config)
-    wanted = {each.name: each.shape for segment in diffusion.layout(config).segments for each in segment.parameters}
+    wanted = {
+        each.name: each.shape for segment in network.of(config).layout(config).segments for each in segment.parameters
+    }
     state: dict[str, F32] = {}
     try:
         with safe_open(file, "pt") as reader:
@@ -91,14 +95,10 @@ def read_published(place: Path, config: FederationConfig) -> dict[str, F32]:
 
 def _compare(folder: Path, config: FederationConfig) -> None:
     """Raises ConfigError if the files beside a model's weights say that the rules mean another."""
-    from feddiff.core import diffusion
+    from feddiff.core import network
 
-    model, process = diffusion.build(config).config, diffusion.scheduler(config).config
-    told = {
-        folder / "config.json": {key: model[key] for key in model if key not in _FREE and not key.startswith("_")},
-        folder.parent / "scheduler" / "scheduler_config.json": {"prediction_type": process["prediction_type"]},
-    }
-    for path, table in told.items():
+    for name, table in network.of(config).described(config).items():
+        path = folder / name
         if not path.exists():
             continue
         try:
@@ -113,12 +113,13 @@ def _compare(folder: Path, config: FederationConfig) -> None:
 
 
 def main(folder: Path, published: Path | None = None) -> None:
-    from feddiff.core import diffusion
+    from feddiff.core import network
 
     config = parse((folder / "rules.json").read_bytes())
-    layout = diffusion.layout(config)
+    model = network.of(config)
+    layout = model.layout(config)
     share(layout, config.plan, config.personal, config.frozen)  # a wrong name is said before anything is kept
-    state = diffusion.initial_state(config) if published is None else read_published(published, config)
+    state = model.initial_state(config) if published is None else read_published(published, config)
     save(folder / "initial.safetensors", layout.gather(state), {"config": config.digest})
     write_atomic(folder / "layout.json", layout.to_json().encode())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from feddiff.federator.federation import Federation
+from feddiff.federator.forecast import forecast
 from feddiff.federator.rounds import Planned, View, decide
 
 
@@ -27,12 +28,14 @@ def look(federation: Federation, now: float) -> View:
             usable = federation.committed - rejected.keys() - federation.evicted
             if len(usable) >= federation.config.rounds.needed and federation.quorum_since is None:
                 federation.quorum_since = now
+        barred = federation.verdicts.out(federation.upcoming).keys()
         view = View(
-            round=1 if current is None else current.round + (0 if collecting else 1),
+            round=federation.upcoming,
             collecting=collecting,
             since=federation.since,
-            reachable=frozenset(federation.reachable(now)),
-            expected=frozenset(() if current is None else current.silos) - federation.evicted,
+            reachable=frozenset(federation.reachable(now) - barred),
+            expected=frozenset(() if current is None else current.silos) - federation.evicted - barred,
+            barred=frozenset(barred),
             planned=planned,
             quorum_since=federation.quorum_since,
             paused=federation.journal.fact("paused") == "yes",
@@ -40,7 +43,7 @@ def look(federation: Federation, now: float) -> View:
         )
         next_step = decide(now, view, federation.config.rounds)
         if next_step.action == "open" and federation.purse is not None:
-            plan = federation.forecast(next_step.silos)
+            plan = forecast(federation, next_step.silos)
             view = replace(view, idle=plan.reason if plan.idle else "")
         return view
 

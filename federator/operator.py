@@ -1,4 +1,4 @@
-"""The ``Operator`` service: status, pause, resume, stop, evict, on a socket that only the federator's user can open."""
+"""The ``Operator`` service: status and orders, on a socket that only the federator's user can open."""
 
 from __future__ import annotations
 
@@ -52,6 +52,10 @@ class OperatorService(operator_pb2_grpc.OperatorServicer):
         self._federation.evict(request.silo, request.reason[:200] or "by the operator")
         return status(self._federation, live=True)
 
+    def Reinstate(self, request: pb.ReinstateRequest, context: grpc.ServicerContext) -> pb.StatusReply:  # noqa: N802
+        self._federation.reinstate(request.silo)
+        return status(self._federation, live=True)
+
     def _note(self, key: str, value: str) -> pb.StatusReply:
         with self._federation.changed:
             self._federation.journal.note(key, value)
@@ -76,7 +80,8 @@ def status(federation: Federation, live: bool) -> pb.StatusReply:
             losses = [by[silo.name]["loss"] for by in metrics.values() if "loss" in by.get(silo.name, {})]
             down, up = (federation.links.rate(silo.name, way) for way in ("down", "up"))
             rejected = federation.journal.rejections(current.round) if current else {}
-            left_out = silo.name in reachable and federation.left_out(silo.name)
+            filtered = federation.verdicts.note(silo.name, federation.upcoming)
+            sampled_out = "not sampled" if silo.name in reachable and federation.left_out(silo.name) else ""
             silos.append(
                 pb.SiloStatus(
                     name=silo.name,
@@ -92,7 +97,7 @@ def status(federation: Federation, live: bool) -> pb.StatusReply:
                     silent_s=now - known.heard_at if known else math.nan,
                     committed=silo.name in federation.committed,
                     up=planned.get(silo.name, ()),
-                    note=silo.evicted or rejected.get(silo.name, "") or ("not sampled" if left_out else ""),
+                    note=silo.evicted or rejected.get(silo.name, "") or filtered or sampled_out,
                     plan=assigned[silo.name].reason if silo.name in assigned else "",
                     down_mbit=down.mbit_s if down else 0.0,
                     up_mbit=up.mbit_s if up else 0.0,

@@ -29,7 +29,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from feddiff.core.config import Fixed, Policy
 from feddiff.core.errors import StoreError
-from feddiff.core.segments import PARTS, Layout, Part
+from feddiff.core.segments import PARTS, UNET, Layout, Part
 from feddiff.core.sharing import SHARED, Sharing, share
 from feddiff.core.spool import Manifest
 from feddiff.federator.measure import amount
@@ -211,7 +211,7 @@ def _split(silos: list[str], seed: int, round: int) -> Iterator[tuple[str, tuple
         yield first, (upper, f"pair {number}: {_words(upper)}; {second} sends {_words(lower)}")
         yield second, (lower, f"pair {number}: {_words(lower)}; {first} sends {_words(upper)}")
     if len(order) == 1:
-        yield order[0], (PARTS, f"alone: {_words(PARTS)}")
+        yield order[0], (UNET, f"alone: {_words(UNET)}")
     elif len(order) % 2:
         heads = chance.random() < 0.5
         rest: tuple[Part, ...] = ("bottleneck", "decoder") if heads else ("encoder", "bottleneck")
@@ -219,4 +219,4 @@ def _split(silos: list[str], seed: int, round: int) -> Iterator[tuple[str, tuple
 
 
 def _words(parts: tuple[Part, ...]) -> str:
-    return "everything" if parts == PARTS else " and ".join(parts)
+    return "everything" if parts in (PARTS, UNET) else " and ".join(parts)

@@ -8,11 +8,11 @@ journal says so, and a fold that is repeated writes the same bytes.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+from feddiff.core import console
 from feddiff.core.errors import StoreError
 from feddiff.core.spool import Transfer
 from feddiff.federator.federation import Federation
@@ -20,7 +20,7 @@ from feddiff.federator.fold import BadUpdate, Contribution
 from feddiff.federator.journal import Round
 from feddiff.federator.weighting import LOSS, weigh, words
 
-FOLDERS = min(os.cpu_count() or 1, 4)
+FOLDERS = min(console.cpus(), 4)
 """Segments that are folded at a time. Each holds a chunk or two in memory, and works outside Python's lock mostly."""
 
 log = logging.getLogger("feddiff.federator")

@@ -21,6 +21,7 @@ from feddiff.core.store import write_atomic
 from feddiff.federator import charts, page, tables
 from feddiff.federator.appraisal import curves, newest, rows, table
 from feddiff.federator.cost import Cost, costs
+from feddiff.federator.filtering import Verdict
 from feddiff.federator.ledger import OVERHEAD, Entry, Reading
 from feddiff.federator.measure import amount, duration, mean, ratio, span
 
@@ -69,6 +70,8 @@ class Story:
     """The same of silos' own models, which come from the silos."""
     readings: Sequence[Reading] = ()
     """What was measured, in order of rounds."""
+    verdicts: Sequence[Verdict] = ()
+    """What was decided of silos by their measurements, in order."""
     kept: Mapping[str, str] = field(default_factory=dict)
     """Segments that are not exchanged: ``personal`` or ``frozen``."""
 
@@ -152,6 +155,7 @@ def write(story: Story, folder: Path) -> Path:
             ),
         ),
         *_quality(story),
+        *((page.heading("Silos warned and left out"), tables.by_verdict(story)) if story.verdicts else ()),
         page.heading("By round"),
         tables.by_round(story),
         page.heading("By segment"),

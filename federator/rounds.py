@@ -51,6 +51,8 @@ class View:
     stopping: bool = False
     idle: str = ""
     """Why a round that opened now would have nothing for anybody."""
+    barred: frozenset[str] = frozenset()
+    """Silos that the filter keeps out of this round (federator/verdicts.py); neither reachable nor expected."""
 
 
 @dataclass(frozen=True)
@@ -87,13 +89,13 @@ def _waiting(now: float, view: View, rules: RoundsConfig) -> Decision:
     enough = rules.sampled is not None and len(silos) >= rules.sampled
     missing = frozenset() if enough else view.expected - view.reachable
     if len(silos) < rules.needed:
-        return Decision("wait", f"round {view.round} needs {rules.needed} silos; {_named(silos)}")
+        return Decision("wait", f"round {view.round} needs {rules.needed} silos; {_named(silos)}{_barred(view)}")
     if missing and now - view.since < rules.grace:
         left = rules.grace - (now - view.since)
         return Decision("wait", f"giving {_names(missing)} {left:.0f} s to come back before round {view.round}")
     if missing:
         return Decision("open", f"without {_names(missing)}, silent for over {rules.grace:.0f} s", silos)
-    return Decision("open", f"{len(silos)} silos are here", silos)
+    return Decision("open", f"{len(silos)} silos are here{_barred(view)}", silos)
 
 
 def _collecting(now: float, view: View, rules: RoundsConfig) -> Decision:
@@ -138,6 +140,11 @@ def _catching_up(now: float, view: View, rules: RoundsConfig) -> Decision:
         left = rules.grace - (now - view.since)
         return Decision("wait", f"round {view.round} has nothing for anybody; the next is planned in {left:.0f} s")
     return Decision("fold", "nobody was to report: the round ends without a change")
+
+
+def _barred(view: View) -> str:
+    """What a round that waits for silos, or opens without some, says of those that it may not take."""
+    return f"; filtered out: {_names(view.barred)} (`status` says why, `reinstate` lifts it)" if view.barred else ""
 
 
 def _names(silos: Iterable[str]) -> str:

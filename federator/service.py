@@ -102,11 +102,16 @@ class FederationService(federation_pb2_grpc.FederationServicer):
             return pb.Task(id="finished", reason=reason, finished=pb.Finished(rounds=rounds))
         work = federation.work(silo)
         if work is None:
+            if out := federation.verdicts.out(federation.upcoming).get(silo):
+                return pb.Task(
+                    id="filtered", reason=f"{out}; the federation's operator can reinstate it", wait=pb.Wait()
+                )
             reason = federation.left_out(silo) or federation.decision.reason
             return pb.Task(id="wait", reason=reason, wait=pb.Wait())
+        note = federation.verdicts.note(silo, work.round)
         return pb.Task(
             id=f"round-{work.round}",
-            reason=federation.decision.reason,
+            reason="; ".join((federation.decision.reason, *([note] if note else []))),
             round=pb.RoundTask(
                 round=work.round,
                 down=[wire.manifest_to(manifest) for manifest in work.down],

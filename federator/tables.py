@@ -62,6 +62,12 @@ def by_silo(story: Story) -> str:
     )
 
 
+def by_verdict(story: Story) -> str:
+    """One row for each thing that was decided of a silo by its measurements."""
+    rows = [(each.silo, f"after round {each.round}", each.kind, each.reason) for each in story.verdicts]
+    return page.table(("silo", "when", "decided", "why"), rows)
+
+
 def _sizes(cost: Cost) -> tuple[str, ...]:
     sizes = (cost.raw, cost.encoded, cost.down, cost.up)
     return (*map(amount, sizes), ratio(cost.raw, cost.wire), amount(cost.retransmitted))

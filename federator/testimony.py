@@ -18,6 +18,7 @@ from feddiff.federator import grids
 from feddiff.federator.appraisal import METRICS
 from feddiff.federator.federation import Federation
 
+SHARES = ("precision", "recall")
 MAX_CAUTIONS = 8
 MAX_COUNT = 1 << 40
 
@@ -73,6 +74,8 @@ def _checked(told: Measured, quality: QualityConfig) -> Measured:
     metric = told.metric
     if metric not in METRICS:
         raise ProtocolError(f"{plain(metric, 40)!r} is no metric; known: {', '.join(METRICS)}")
+    if metric in SHARES and not 0 <= told.value <= 1:  # one beyond would move the average that others are held to
+        raise ProtocolError(f"{metric} is {told.value:.6g}, and a share is from 0 to 1")
     if told.digest != quality.extractor:
         raise ProtocolError(f"{metric} is not of the extractor that the rules name")
     if not math.isfinite(told.value) or not math.isfinite(told.spread or 0.0):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -34,6 +34,8 @@ class Tally:
     seconds: float = 0.0
     loss: float = 0.0
     first_loss: float = 0.0
+    losses: dict[str, float] = field(default_factory=dict)
+    """What the loss is made of, by name, if it is a sum."""
 
 
 def save(path: Path, key: str, tally: Tally, vectors: Vectors) -> None:

@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     join.add_argument("token")
     for name, text in (
         ("sample", "draw images from this silo's own model"),
-        ("export", "write this silo's own model as a folder that diffusers loads"),
+        ("export", "write this silo's own model as a folder of safetensors, a UNet's for diffusers"),
     ):
         command = commands.add_parser(name, parents=[state], help=text)
         command.add_argument("--federator", metavar="HOST:PORT", default=argparse.SUPPRESS)
@@ -104,8 +104,7 @@ def _run(options: argparse.Namespace) -> int:
 
         folder = _state(options, options.federator)
         if options.command == "export":
-            model.export(folder, options.folder)
-            print(f'{options.folder}: load it with diffusers.DDPMPipeline.from_pretrained("{options.folder}")')
+            print(f"{options.folder}: {model.export(folder, options.folder)}")
         else:
             print(_sample(folder, options))
         return 0

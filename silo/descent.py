@@ -1,4 +1,4 @@
-"""What learns in a round's training: the model, its optimizer and its moving average, one step at a time.
+"""What learns in a round's training of a UNet: the model, its optimizer and its moving average, one step at a time.
 
 The training (silo/trainer.py) deals the images and keeps the books; here a batch of them becomes a step of stochastic
 gradient descent on the denoising loss (Ho et al. 2020, eq. 14; ``v``: Salimans & Ho 2022).
@@ -14,12 +14,13 @@ from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 from feddiff.core.config import FederationConfig
-from feddiff.core.diffusion import build, load_state, read_state, scheduler
+from feddiff.core.diffusion import build, scheduler
+from feddiff.core.network import load_state, read_state
 from feddiff.core.segments import F32, cut
 from feddiff.core.sharing import share
 from feddiff.silo.group import ALONE, Group
+from feddiff.silo.optimizer import optimizer, vectors
 from feddiff.silo.proximal import Proximal
-from feddiff.silo.schedule import factor
 
 
 class Descent:
@@ -43,20 +44,15 @@ class Descent:
         self._process, self._levels, self._null = scheduler(config), config.diffusion.timesteps, config.null_class
         self._velocity = config.diffusion.prediction == "v"
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        capable = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
-        self._bf16 = training.precision == "bf16" or (training.precision == "auto" and capable)
+        self._bf16 = bf16(config, self.device)
+        self.losses: dict[str, float] = {}
+        """What else the last step tells, by name: nothing."""
         self._model = _model(config, state, self.device)
         self._average = _model(config, ema or state, self.device) if training.ema_decay and group.leads else None
         named = {name: weight for name, weight in self._model.named_parameters() if weight.requires_grad}
         self._trained = list(named.values())
         self._proximal = Proximal(training.proximal, named, shared)
-        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[training.optimizer]
-        rate = training.learning_rate * factor(training, round, config.rounds.count)
-        self._optimizer = kind(self._trained, lr=rate, weight_decay=training.weight_decay, fused=True)
-        # Adam's own beginning, made now so that a checkpoint finds every tensor in its place.
-        for weight in self._trained:
-            moments = {name: torch.zeros_like(weight) for name in ("exp_avg", "exp_avg_sq")}
-            self._optimizer.state[weight] = {"step": torch.zeros((), device=self.device), **moments}
+        self._optimizer = optimizer(config, self._trained, round)
         self._loss = {"mse": nn.MSELoss(), "huber": nn.HuberLoss(delta=1.0)}[config.diffusion.loss]
 
     def step(self, pixels: Tensor, labels: Tensor | None, generator: torch.Generator) -> float:
@@ -66,10 +62,7 @@ class Descent:
         step is that of one large batch, to rounding, and takes the memory of a small one. It is also that of several
         processes, of which each is given all images and sends its share of them through. Raises Lost.
         """
-        clean = pixels.to(self.device).float().div(127.5).sub(1)
-        if self._training.horizontal_flip:
-            flipped = torch.rand(len(clean), 1, 1, 1, generator=generator, device=self.device) < 0.5
-            clean = torch.where(flipped, clean.flip(3), clean)
+        clean = signal(pixels, self._training.horizontal_flip, generator, self.device)
         noise = torch.randn(clean.shape, generator=generator, device=self.device)
         times = torch.randint(self._levels, (len(clean),), generator=generator, device=self.device)
         noisy = self._process.add_noise(clean, noise, times)
@@ -112,12 +105,25 @@ class Descent:
 
     def vectors(self) -> dict[str, list[Tensor]]:
         """All tensors that a checkpoint holds, by the name of the vector that they make up in it."""
-        vectors: dict[str, list[Tensor]] = {"weights": [*self._trained]}
-        for name in ("step", "exp_avg", "exp_avg_sq"):
-            vectors[name] = [self._optimizer.state[weight][name] for weight in self._trained]
+        found: dict[str, list[Tensor]] = {"weights": [*self._trained], **vectors(self._optimizer, self._trained)}
         if self._average is not None:
-            vectors["average"] = [*self._average.parameters()]
-        return vectors
+            found["average"] = [*self._average.parameters()]
+        return found
+
+
+def signal(pixels: Tensor, flip: bool, generator: torch.Generator, device: torch.device) -> Tensor:
+    """Images, uint8 (N, C, S, S), as a network learns them: float32 in [-1, 1], with ``flip`` half of them mirrored."""
+    clean = pixels.to(device).float().div(127.5).sub(1)
+    if flip:
+        flipped = torch.rand(len(clean), 1, 1, 1, generator=generator, device=device) < 0.5
+        clean = torch.where(flipped, clean.flip(3), clean)
+    return clean
+
+
+def bf16(config: FederationConfig, device: torch.device) -> bool:
+    """Whether the rules mean bfloat16 on this device."""
+    capable = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return config.training.precision == "bf16" or (config.training.precision == "auto" and capable)
 
 
 def _model(config: FederationConfig, state: Mapping[str, F32], device: torch.device) -> UNet2DModel:

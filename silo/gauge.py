@@ -22,7 +22,7 @@ from feddiff.core.classes import conditions, proportional
 from feddiff.core.config import FederationConfig
 from feddiff.core.errors import DataError, FedDiffError, StoreError
 from feddiff.core.features import Extractor, check_digest
-from feddiff.core.quality import Features, measure
+from feddiff.core.quality import OWN_IMAGES, Features, measure
 from feddiff.core.segments import F32
 from feddiff.core.store import WeightsReader, save, write_atomic
 from feddiff.core.wire import MAX_GRID_BYTES, MAX_GRID_SIDE
@@ -31,7 +31,6 @@ from feddiff.silo.readings import Reading
 if TYPE_CHECKING:
     from feddiff.core.images import Images
 
-AGAINST = "own training images"
 BATCH = 64
 """Images sampled at once, at most: no more than are trained on at once, which needs more memory."""
 GRID = 64
@@ -61,14 +60,16 @@ class Gauge:
 
     def measure(self, vectors: Mapping[str, F32], seed: int, folder: Path, told: Told) -> Reading:
         """Of a whole model, by segment. Raises DataError for too few images, Abandoned if ``told`` said so."""
-        from feddiff.core import diffusion
+        from feddiff.core import network
+
+        model = network.of(self._config)
 
         def drawing(done: int, count: int) -> None:
             _tell(told, done, count, "sampling")
 
-        samples = diffusion.sample(
+        samples = model.sample(
             self._config,
-            diffusion.layout(self._config).scatter(vectors),
+            model.layout(self._config).scatter(vectors),
             self._quality.samples,
             steps=self._quality.steps,
             sampler=self._quality.sampler,
@@ -78,7 +79,7 @@ class Gauge:
             progress=drawing,
         )
         found = self._features(np.ascontiguousarray(samples.transpose(0, 3, 1, 2)), "features of samples", told)
-        numbers = measure(found, self.reference(folder, told), AGAINST)
+        numbers = measure(found, self.reference(folder, told), OWN_IMAGES)
         return Reading(numbers, self._grid(samples) if self._quality.grids else b"")
 
     def reference(self, folder: Path, told: Told) -> Features:
@@ -138,12 +139,12 @@ class Gauge:
 
     def _grid(self, samples: npt.NDArray[np.uint8]) -> bytes:
         """A PNG of the first samples; of fewer, if it would be too large. Empty if not even one fits."""
-        from feddiff.core import diffusion
+        from feddiff.core.grid import grid
 
         count = min(GRID, len(samples))
         while count:
             columns = max(round(count**0.5), 1)
-            picture, buffer = diffusion.grid(samples[:count], columns), io.BytesIO()
+            picture, buffer = grid(samples[:count], columns), io.BytesIO()
             picture.save(buffer, "PNG")
             if buffer.tell() <= MAX_GRID_BYTES and max(picture.size) <= MAX_GRID_SIDE:
                 return buffer.getvalue()

@@ -73,7 +73,7 @@ class Learner(Protocol):
 
 
 class ImageLearner:
-    """Trains the federation's UNet on a folder of images, and measures it with the extractor of this file, if any.
+    """Trains the federation's network on a folder of images, and measures it with the extractor of this file, if any.
 
     ``processes`` train together (silo/ranks.py); None: one for each GPU. Raises DataError if there are no images,
     ConfigError for another extractor than the rules name, or for more processes than GPUs, if there are any.
@@ -92,12 +92,12 @@ class ImageLearner:
 
         import torch
 
-        from feddiff.core import diffusion
+        from feddiff.core import network
 
         if config.training.threads:
             torch.set_num_threads(config.training.threads)
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        count = processes or max(gpus, 1)
+        count = processes or (max(gpus, 1) if config.kind == "unet" else 1)
         if gpus and count > gpus:
             raise ConfigError(
                 f"--processes {count}: this machine has {gpus} GPU{'s' if gpus > 1 else ''}, one for each"
@@ -107,13 +107,13 @@ class ImageLearner:
         self.gauge = None if self.extractor is None else Gauge(config, self.images, self.extractor)
         self.device = torch.cuda.get_device_name() if gpus else f"cpu, {torch.get_num_threads()} threads"
         self.device = f"{count} processes on {self.device}" if count > 1 else self.device
-        self.layout: Layout = diffusion.layout(config)
+        self.layout: Layout = network.of(config).layout(config)
         self.layout_digest = self.layout.digest
 
     def initial(self) -> Mapping[str, F32]:
-        from feddiff.core import diffusion
+        from feddiff.core import network
 
-        return self.layout.gather(diffusion.initial_state(self.config))
+        return self.layout.gather(network.of(self.config).initial_state(self.config))
 
     def learn(self, lesson: Lesson, told: Told) -> Learned | None:
         from feddiff.silo import trainer

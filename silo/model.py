@@ -31,11 +31,11 @@ def rules_of(folder: Path) -> FederationConfig:
 
 def own(folder: Path) -> tuple[FederationConfig, dict[str, F32]]:
     """The rules, and the silo's own model, by parameter. Raises StoreError if nothing was trained yet."""
-    from feddiff.core import diffusion
+    from feddiff.core import network
 
     rules, trained = rules_of(folder), Trained(folder)
     vectors = trained.averages() or trained.weights()
-    return rules, diffusion.layout(rules).scatter(vectors)
+    return rules, network.of(rules).layout(rules).scatter(vectors)
 
 
 def published(folder: Path) -> tuple[FederationConfig, dict[str, F32], str]:
@@ -43,12 +43,12 @@ def published(folder: Path) -> tuple[FederationConfig, dict[str, F32], str]:
 
     Raises ConfigError under rules without a global model, StoreError if nothing but initial weights of a seed is here.
     """
-    from feddiff.core import diffusion
+    from feddiff.core import network
 
     rules = rules_of(folder)
     if not rules.has_global_model:
         raise ConfigError("with this federation's rules there is no global model; the silo's own is the one it has")
-    layout = diffusion.layout(rules)
+    layout = network.of(rules).layout(rules)
     for attempt in range(ATTEMPTS):
         versions = newest(folder)
         if versions.keys() != set(layout.names) or (not any(versions.values()) and rules.initial != "file"):
@@ -82,10 +82,10 @@ def sample(
     Raises StoreError if nothing was trained yet, ConfigError for arguments that cannot be.
     """
     rules, state = own(folder)
-    from feddiff.core import diffusion
+    from feddiff.core.grid import draw
 
     chosen = None if labels is None else [places(rules, labels)[each % len(labels)] for each in range(count)]
-    diffusion.draw(rules, state, out, count, steps, seed, scale, guidance, chosen)
+    draw(rules, state, out, count, steps, seed, scale, guidance, chosen)
 
 
 def places(rules: FederationConfig, labels: Sequence[str]) -> list[int]:
@@ -99,9 +99,9 @@ def places(rules: FederationConfig, labels: Sequence[str]) -> list[int]:
     return [known.index(label) for label in labels]
 
 
-def export(folder: Path, target: Path) -> None:
-    """Write the silo's own model for diffusers."""
+def export(folder: Path, target: Path) -> str:
+    """Write the silo's own model; returns how it is loaded."""
     rules, state = own(folder)
-    from feddiff.core import diffusion
+    from feddiff.core import network
 
-    diffusion.export(rules, state, target)
+    return network.of(rules).export(rules, state, target)

@@ -32,15 +32,17 @@ def train(folder: Path, rank: int, tell: Callable[[Mapping[str, Any]], None]) ->
     import torch
     import torch.distributed as dist
 
+    from feddiff.core import network
     from feddiff.core.config import parse
-    from feddiff.core.diffusion import layout
     from feddiff.core.store import WeightsReader, save
     from feddiff.silo import trainer
     from feddiff.silo.group import Group, Lost
 
     task = json.loads((folder / TASK).read_bytes())
     config, group = parse(task["rules"].encode()), Group(rank, task["ranks"])
-    shapes = {each.name: each.shape for segment in layout(config).segments for each in segment.parameters}
+    shapes = {
+        each.name: each.shape for segment in network.of(config).layout(config).segments for each in segment.parameters
+    }
     with WeightsReader(folder / START) as reader:
         start = {name: reader.read(name).reshape(shapes[name.removeprefix(EMA)]) for name in reader.names}
     cuda = torch.cuda.is_available()

@@ -51,6 +51,8 @@ class Ranks:
         """``images`` go into shared memory, which all ranks map; keep ``self.images`` instead. Raises ConfigError."""
         if not hasattr(os, "memfd_create"):
             raise ConfigError("several processes share images in a way that needs Linux; give --processes 1")
+        if config.kind != "unet":
+            raise ConfigError("a DCGAN's batches are normalised each by itself; give --processes 1")
         self.count, self._config = count, config
         self._file = os.memfd_create("feddiff-images")  # closed with the process
         with open(self._file, "wb", closefd=False) as file:

@@ -84,9 +84,9 @@ def draw(
 
     from PIL import Image, PngImagePlugin
 
-    from feddiff.core import diffusion
+    from feddiff.core import network
 
-    pixels = diffusion.sample(
+    pixels = network.of(rules).sample(
         rules, state, len(places), steps=how.steps, seed=how.seed, labels=classes, guidance=how.guidance
     )
     scale = rules.diffusion.guidance if how.guidance is None else how.guidance

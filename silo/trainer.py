@@ -25,11 +25,15 @@ from feddiff.core.classes import conditions
 from feddiff.core.config import FederationConfig
 from feddiff.core.errors import DataError, NotFinite
 from feddiff.core.images import Images
+from feddiff.core.kinds import Kind
 from feddiff.core.segments import F32
+from feddiff.silo.adversaries import Adversaries
 from feddiff.silo.checkpoint import Tally, restore, save
 from feddiff.silo.descent import Descent
 from feddiff.silo.group import ALONE, Group
 
+_STEPS: Mapping[Kind, type[Descent] | type[Adversaries]] = {"unet": Descent, "dcgan": Adversaries}
+"""What learns, by network."""
 REPORT_EVERY = 1.0
 """Seconds between two reports within an epoch."""
 
@@ -52,7 +56,8 @@ class Trained:
     ema: dict[str, F32] | None
     """The moving average of the weights; None without ``training.ema_decay``."""
     metrics: dict[str, float]
-    """loss (of the last epoch, perhaps partial), first_loss, seconds, images (with repeats), images_per_second."""
+    """loss (of the last epoch, perhaps partial), first_loss, seconds, images (with repeats), images_per_second; of a
+    DCGAN generator_loss and discriminator_loss, too, whose sum loss is."""
 
 
 class _Window:
@@ -60,11 +65,15 @@ class _Window:
 
     def __init__(self) -> None:
         self.since, self.images, self.loss = time.monotonic(), 0, 0.0
+        self.losses: dict[str, float] = {}
 
-    def add(self, loss: float, images: int) -> None:
-        """``loss`` becomes the mean over all images."""
+    def add(self, loss: float, losses: Mapping[str, float], images: int) -> None:
+        """``loss`` and each of ``losses`` become the mean over all images."""
         self.images += images
         self.loss += (loss - self.loss) * images / self.images
+        for name, value in losses.items():
+            before = self.losses.get(name, 0.0)
+            self.losses[name] = before + (value - before) * images / self.images
 
     @property
     def seconds(self) -> float:
@@ -101,7 +110,7 @@ def train(
     _check(config, images)
     if config.training.threads:
         torch.set_num_threads(config.training.threads)
-    descent = Descent(config, state, ema, round, shared, group)
+    descent = _STEPS[config.kind](config, state, ema, round, shared, group)
     key = _key(config, images, f"{seed} {round} {sorted(shared)}", state, ema or {})
     tally = Tally() if checkpoint is None else restore(checkpoint, key, descent.vectors())
     group.check_agree(tally.step, descent.device)
@@ -127,13 +136,13 @@ def train(
                 tally.step += 1
                 if not math.isfinite(loss):
                     raise NotFinite(f"loss {loss} at step {tally.step} of {steps}; lower the learning_rate")
-                epoch.add(loss, len(batch))
-                recent.add(loss, len(batch))
+                epoch.add(loss, descent.losses, len(batch))
+                recent.add(loss, {}, len(batch))
                 if recent.seconds >= REPORT_EVERY and batch is not batches[-1] and not told():
                     return None
         tally.epoch, tally.images, tally.loss = tally.epoch + 1, tally.images + epoch.images, epoch.loss
         tally.first_loss = epoch.loss if tally.epoch == 1 else tally.first_loss
-        tally.seconds += epoch.seconds
+        tally.losses, tally.seconds = epoch.losses, tally.seconds + epoch.seconds
         if checkpoint is not None and group.leads and time.monotonic() - saved >= checkpoint_every:
             save(checkpoint, key, tally, descent.vectors())
             saved = time.monotonic()
@@ -142,13 +151,13 @@ def train(
     return _result(descent, tally)
 
 
-def _result(descent: Descent, tally: Tally) -> Trained:
+def _result(descent: Descent | Adversaries, tally: Tally) -> Trained:
     """What came of it. Raises NotFinite if the last step broke the weights."""
     state = descent.state()
     for name, values in state.items():
         if not np.isfinite(values).all():
             raise NotFinite(f"{name} after step {tally.step}; lower the learning_rate")
-    metrics = {"loss": tally.loss, "first_loss": tally.first_loss, "seconds": tally.seconds}
+    metrics = {"loss": tally.loss, **tally.losses, "first_loss": tally.first_loss, "seconds": tally.seconds}
     metrics |= {"images": float(tally.images), "images_per_second": tally.images / tally.seconds}
     return Trained(state, descent.average(), metrics)
 

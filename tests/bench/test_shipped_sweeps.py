@@ -23,6 +23,9 @@ CELLS = {
     "tun-epochs": ((3, 3, 3), (2, 2, 0)),
     "tun-ct": ((1, 1, 1), (1, 1, 1)),
     "jin": ((4, 1, 4), (2, 1, 0)),
+    "phoenix": ((10, 1, 2), (5, 1, 0)),
+    "dcgan": ((2, 1, 0), (2, 1, 0)),
+    "fedprox": ((12, 1, 0), (3, 1, 0)),
 }
 """The literature's sweeps."""
 FILES = sorted(CELLS)
@@ -67,14 +70,15 @@ def test_its_smoke_is_small_and_needs_no_images(name: str) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_its_first_lines_tell_the_truth(name: str) -> None:
     """The size of the network, the bytes of a federation by the closed form, and the command that runs it."""
-    from feddiff.core import diffusion
+    from feddiff.core import network
 
     text = (sweep.SHIPPED / f"{name}.toml").read_text()
     for word in ("# Source: ", "# It reproduces: ", "# Bytes: ", "# Time, a guess: "):
         assert word in text
     assert f"`feddiff-bench run {name} --data " in text
     found = federations(name)
-    parts = Parts.of(diffusion.layout(found[0].config))
+    layout = network.of(found[0].config).layout(found[0].config)
+    parts = Parts.of(layout) if found[0].config.kind == "unet" else Parts(layout.size, 0, 0)
     assert f"{parts.size:,} parameters" in text
     told = re.findall(r"(\d+(?:\.\d+)?) GB", " ".join(text.partition("# Bytes: ")[2].partition("# Time")[0].split()))
     for cell in found:
@@ -131,11 +135,43 @@ def test_of_fifty_silos_a_round_takes_ten_and_the_baseline_sees_as_many_images()
     }
 
 
+def test_dcgan_is_the_papers_setting() -> None:
+    found = federations("dcgan")
+    assert {str(each.split) for each in found} == {"iid", "k-class 2"}
+    for each in found:
+        training = each.config.training
+        assert (each.silos, each.config.rounds.count, training.epochs, training.batch_size) == (10, 10, 100, 128)
+        assert (each.config.kind, training.optimizer, training.learning_rate) == ("dcgan", "adam", 2e-4)
+
+
 def test_jin_is_his_setting() -> None:
     for each in federations("jin"):
         training = each.config.training
         assert (training.epochs, training.batch_size, training.learning_rate) == (1, 64, 2e-5)
         assert (each.silos in (3, 5), each.config.diffusion.timesteps, each.split.kind) == (True, 1000, "dirichlet")
+
+
+def test_phoenix_is_the_papers_setting() -> None:
+    found = federations("phoenix")
+    assert {(str(each.split), each.strategy) for each in found} == {
+        (split, strategy)
+        for split in ("iid", "k-class 2")
+        for strategy in ("", "personal", "lowest", "threshold", "average")
+    }
+    for each in found:
+        training, diffusion = each.config.training, each.config.diffusion
+        assert (each.silos, each.config.rounds.count, training.epochs) == (10, 10, 100)
+        assert (training.optimizer, training.learning_rate) == ("adam", 1e-4)
+        assert (diffusion.timesteps, diffusion.schedule) == (1000, "cosine")
+        rule = each.config.filter
+        assert each.config.personal == (("decoder.3",) if each.strategy == "personal" else ())
+        assert (rule and rule.rule) == (each.strategy if each.strategy in ("lowest", "threshold", "average") else None)
+        assert rule is None or (rule.metric, rule.since, rule.out, each.config.rounds.needed) == (
+            "precision",
+            5,
+            "good",
+            5,
+        )
 
 
 class TestImages:
@@ -183,4 +219,9 @@ def test_a_smoke_ends_with_a_table(name: str, tmp_path: Path, capsys: pytest.Cap
         assert {row["metric"] for row in result["quality"]["metrics"]} >= {"fid", "precision", "recall"}
         assert (result["totals"]["up"] > 0) == (each["settings"]["kind"] == "federated")
         sampled = each["settings"]["sampled"]
+        if result["rules"]["filter"] is not None:
+            assert any(
+                {"precision", "recall"} <= {row["metric"] for row in last["quality"]} for last in result["rounds"]
+            )
+            continue
         assert all(row["silos"] == (sampled or each["settings"]["silos"]) for row in result["rounds"])

@@ -85,6 +85,14 @@ class TestFile:
             ),
             ("[federation]\npreset = 'digits-8'\n[quality]\nextractor = 'none.pt'", "none.pt: No such file"),
             (
+                "[federation]\npreset = 'digits-8'\n[quality]\nextractor = 'convnet'\nsilos = true",
+                "say how often, every = 1",
+            ),
+            (
+                "[federation]\npreset = 'digits-8'\n[federation.filter]\n[quality]\nextractor = 'convnet'\nevery = 1",
+                "give [quality] with silos = true",
+            ),
+            (
                 "[federation]\npreset = 'digits-8'\n[quality]\nextractor = 'convnet'\nkind = 'inception'",
                 "a convnet is none",
             ),

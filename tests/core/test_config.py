@@ -47,7 +47,7 @@ class TestPresets:
         assert config.model == PRESETS[preset]["model"]
         assert config.conditional == bool(config.data.classes)
 
-    @pytest.mark.parametrize("preset", PRESETS)
+    @pytest.mark.parametrize("preset", [name for name in PRESETS if "kind" not in PRESETS[name]["model"]])
     def test_model_gives_noise_of_its_images_shape(self, preset: str) -> None:
         import torch
         from diffusers import UNet2DModel

@@ -11,9 +11,10 @@ import torch
 from diffusers import DDIMScheduler, DDPMPipeline, UNet2DModel
 from PIL import Image
 
-from feddiff.core import diffusion
+from feddiff.core import diffusion, network
 from feddiff.core.config import FederationConfig, from_table
 from feddiff.core.errors import ConfigError, WrongShape
+from feddiff.core.grid import grid
 from feddiff.core.presets import PRESETS
 
 TINY = {
@@ -75,7 +76,7 @@ def test_a_layout_needs_no_memory_for_the_weights() -> None:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_is_a_model(preset: str) -> None:
     config = from_table({"preset": preset}, "test")
-    assert diffusion.layout(config).size > 100_000
+    assert network.of(config).layout(config).size > 50_000
 
 
 def test_the_cifar_preset_has_the_parameters_of_the_ddpm_paper_s_network() -> None:
@@ -116,8 +117,8 @@ def test_a_state_is_loaded_and_read_back_and_is_a_copy() -> None:
     for array in state.values():
         array.flags.writeable = False
     model = diffusion.build(config)
-    diffusion.load_state(model, state)
-    read = diffusion.read_state(model)
+    network.load_state(model, state)
+    read = network.read_state(model)
     assert all(np.array_equal(read[name], state[name]) for name in state)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -128,7 +129,7 @@ def test_a_state_is_loaded_and_read_back_and_is_a_copy() -> None:
 def test_a_foreign_state_is_refused_and_changes_nothing() -> None:
     config = federation()
     model = diffusion.build(config)
-    initial = diffusion.read_state(model)
+    initial = network.read_state(model)
     other = {name: array + 1 for name, array in initial.items()}
     last = list(initial)[-1]
     for foreign in (
@@ -137,8 +138,8 @@ def test_a_foreign_state_is_refused_and_changes_nothing() -> None:
         {**other, last: np.zeros((2, 2), np.float32)},
     ):
         with pytest.raises(WrongShape):
-            diffusion.load_state(model, foreign)
-    assert all(np.array_equal(array, initial[name]) for name, array in diffusion.read_state(model).items())
+            network.load_state(model, foreign)
+    assert all(np.array_equal(array, initial[name]) for name, array in network.read_state(model).items())
 
 
 def test_the_scheduler_follows_the_config() -> None:
@@ -256,7 +257,7 @@ def test_progress_is_told_after_each_batch() -> None:
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
 def test_a_grid_has_every_image_in_its_place(channels: int, mode: str) -> None:
     images = np.stack([np.full((2, 3, channels), 50 * (index + 1), np.uint8) for index in range(5)])
-    picture = diffusion.grid(images, 2, scale=2)
+    picture = grid(images, 2, scale=2)
     assert isinstance(picture, Image.Image)
     assert (picture.mode, picture.size) == (mode, (2 * 6 + 1, 3 * 4 + 2))
     pixels = np.asarray(picture).reshape(14, 13, channels)
@@ -266,9 +267,9 @@ def test_a_grid_has_every_image_in_its_place(channels: int, mode: str) -> None:
     assert (pixels[4] == 0).all()
     assert (pixels[:, 6] == 0).all()
     assert (pixels[10:, 7:] == 0).all()
-    assert diffusion.grid(images[:2], 9).size == (7, 2)
+    assert grid(images[:2], 9).size == (7, 2)
     with pytest.raises(ConfigError):
-        diffusion.grid(images, 0)
+        grid(images, 0)
 
 
 def test_an_exported_folder_is_loaded_by_diffusers_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,7 +281,7 @@ def test_an_exported_folder_is_loaded_by_diffusers_offline(tmp_path: Path, monke
     alone = UNet2DModel.from_pretrained(tmp_path / "model" / "unet", local_files_only=True)
     pipeline = DDPMPipeline.from_pretrained(tmp_path / "model", local_files_only=True)
     for model in (alone, pipeline.unet):
-        read = diffusion.read_state(model)
+        read = network.read_state(model)
         assert all(np.array_equal(read[name], state[name]) for name in state)
     assert dict(pipeline.scheduler.config).items() >= {
         "num_train_timesteps": 77, "prediction_type": "v_prediction", "beta_schedule": "squaredcos_cap_v2"

@@ -30,7 +30,7 @@ SMALL: dict[str, Any] = {
 }
 SINGLE = {"block_out_channels": [8], "down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"]}
 MODELS: dict[str, dict[str, Any]] = {
-    **{name: preset["model"] for name, preset in PRESETS.items()},
+    **{name: preset["model"] for name, preset in PRESETS.items() if "kind" not in preset["model"]},
     "attention": SMALL,
     "no attention in the middle": {**SMALL, "add_attention": False},
     "no middle": {**SMALL, "mid_block_type": None},

@@ -8,6 +8,7 @@ from stage import FEDERATOR, SILO, TINY_UNET, Stage, images
 
 from feddiff.core import diffusion
 from feddiff.core.config import load
+from feddiff.core.grid import grid
 from feddiff.federator import desk
 
 TABLES = """\
@@ -43,13 +44,13 @@ def test_a_silo_without_a_class_draws_it_from_what_all_have_learnt(stage: Stage)
     found = [np.asarray(Image.open(path)) for path in sorted((stage.folder / "drawn" / "pneumonia").iterdir())]
     assert np.abs(np.stack(found).astype(int) - expected[..., 0]).max() <= 1
 
-    grid = ("sample", "--config", str(stage.rules), "--count", "4", "--steps", "3", "--out", "grid.png")
+    command = ("sample", "--config", str(stage.rules), "--count", "4", "--steps", "3", "--out", "grid.png")
     for guidance in (None, 0.0):
         more = () if guidance is None else ("--guidance", str(guidance))
-        assert stage.call(FEDERATOR, *grid, *more).code == 0
+        assert stage.call(FEDERATOR, *command, *more).code == 0
         state, scale = desk.global_state(federation), 2.0 if guidance is None else guidance
-        pictures = diffusion.grid(diffusion.sample(config, state, 4, steps=3, guidance=scale), config.columns(4))
+        pictures = grid(diffusion.sample(config, state, 4, steps=3, guidance=scale), config.columns(4))
         shown = np.asarray(Image.open(stage.folder / "grid.png")).astype(int)
         assert np.abs(shown - np.asarray(pictures)).max() <= 1
-    wrong = stage.call(FEDERATOR, *grid, "--guidance", "-1")
+    wrong = stage.call(FEDERATOR, *command, "--guidance", "-1")
     assert (wrong.code, wrong.err.count("\n")) == (78, 1)

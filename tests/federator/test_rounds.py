@@ -46,6 +46,13 @@ def collecting(
         (waiting("c", "a", "b", "d"), "open", "abcd", "4 silos"),
         (waiting("a", round=2), "wait", "", "needs 2 silos; 1 here: a"),
         (waiting("a", "b", round=2), "open", "ab", "2 silos"),
+        (replace(waiting("a", "b", round=2), barred=frozenset("c")), "open", "ab", "are here; filtered out: c"),
+        (
+            replace(waiting("a", round=2), barred=frozenset("cd")),
+            "wait",
+            "",
+            "needs 2 silos; 1 here: a; filtered out: c, d",
+        ),
         (waiting("a", "b", round=2, expected="abc"), "wait", "", "giving c 50 s"),
         (waiting("a", "b", round=2, expected="abc", since=NOW - 60), "open", "ab", "without c"),
         (waiting("a", "b", "c", round=2, expected="abc"), "open", "abc", "3 silos"),

@@ -88,6 +88,8 @@ def test_numbers_and_grid_are_kept_beside_the_round_and_replaced_when_told_again
         (replace(FID, metric="best_of_all"), ProtocolError),
         (replace(FID, samples=20_000), ProtocolError),
         (replace(FID, reference=1 << 63), ProtocolError),
+        (replace(FID, metric="precision", value=1.01), ProtocolError),
+        (replace(FID, metric="recall", value=-0.01), ProtocolError),
         (replace(FID, cautions=("x",) * 1000), TooLarge),
     ],
     ids=lambda each: each.__name__ if isinstance(each, type) else "",

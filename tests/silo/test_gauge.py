@@ -30,12 +30,12 @@ from feddiff.core.errors import (
 from feddiff.core.features import Extractor
 from feddiff.core.images import Images
 from feddiff.core.moments import Moments, fid
-from feddiff.core.quality import Measured
+from feddiff.core.quality import OWN_IMAGES, Measured
 from feddiff.core.segments import F32
 from feddiff.core.wire import MAX_GRID_BYTES
 from feddiff.federator import grids
 from feddiff.silo.client import Client
-from feddiff.silo.gauge import AGAINST, Abandoned, Gauge, Told, open_extractor
+from feddiff.silo.gauge import Abandoned, Gauge, Told, open_extractor
 from feddiff.silo.local import Local
 from feddiff.silo.readings import Reading
 from feddiff.silo.witness import ATTEMPTS, Witness
@@ -115,7 +115,7 @@ def test_the_numbers_are_of_the_silos_samples_against_its_images(tmp_path: Path,
     found = {each.metric: each for each in reading.numbers}
     assert {"fid", "kid", "precision", "recall", "inception_score", "class_kl"} == found.keys()
     assert {(each.samples, each.digest) for each in reading.numbers} == {(20, Extractor.load(network).digest)}
-    assert (found["fid"].reference, found["fid"].against) == (12, AGAINST)
+    assert (found["fid"].reference, found["fid"].against) == (12, OWN_IMAGES)
 
     drawn = diffusion.sample(config, diffusion.initial_state(config), 20, steps=2, seed=7, batch=8)
     seen = Extractor.load(network).features(drawn.transpose(0, 3, 1, 2)).moments()
@@ -275,7 +275,7 @@ def replace_digest(config: FederationConfig, digest: str) -> FederationConfig:
 
 # -- what is told, and how often
 
-NUMBER = Measured("fid", 3.0, None, 20, 12, AGAINST, "tiny", "ab" * 32, ("biased",))
+NUMBER = Measured("fid", 3.0, None, 20, 12, OWN_IMAGES, "tiny", "ab" * 32, ("biased",))
 READING = Reading((NUMBER, replace(NUMBER, metric="kid", spread=0.5)), b"a picture")
 
 

@@ -15,6 +15,7 @@ from test_trainer import TINY
 from feddiff.core import diffusion
 from feddiff.core.config import FederationConfig, from_table
 from feddiff.core.errors import ConfigError, DataError, FedDiffError, StoreError
+from feddiff.core.grid import grid
 from feddiff.core.images import read_images
 from feddiff.core.segments import F32
 from feddiff.core.store import save
@@ -117,7 +118,7 @@ def test_a_picture_is_of_its_own_model_as_ever(tmp_path: Path) -> None:
     command = ["sample", "--state", tmp_path / "state", "--out", tmp_path / "g.png", "--count", "2", "--steps", "2"]
     for more, labels in (((), [0, 1]), (("--labels", "pneumonia"), [1, 1])):
         assert cli.main([str(each) for each in (*command, *more)]) == 0
-        expected = diffusion.grid(diffusion.sample(config, own, 2, steps=2, labels=labels), 2)
+        expected = grid(diffusion.sample(config, own, 2, steps=2, labels=labels), 2)
         assert np.array_equal(np.asarray(Image.open(tmp_path / "g.png")), np.asarray(expected))
 
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x66\x65\x64\x64iff/v1/operator.proto\x12\nfeddiff.v1\"\x0f\n\rStatusRequest\"\x0e\n\x0cPauseRequest\"\x0f\n\rResumeRequest\"\r\n\x0bStopRequest\",\n\x0c\x45victRequest\x12\x0c\n\x04silo\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x9e\x02\n\nSiloStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x65nrolled\x18\x02 \x01(\x08\x12\x11\n\treachable\x18\x03 \x01(\x08\x12\x0f\n\x07planned\x18\x04 \x01(\x08\x12\x10\n\x08training\x18\x05 \x01(\x08\x12\r\n\x05phase\x18\x06 \x01(\t\x12\x0c\n\x04step\x18\x07 \x01(\x04\x12\r\n\x05steps\x18\x08 \x01(\x04\x12\x0c\n\x04loss\x18\t \x01(\x01\x12\x0f\n\x07samples\x18\n \x01(\x04\x12\x10\n\x08silent_s\x18\x0b \x01(\x01\x12\x11\n\tcommitted\x18\x0c \x01(\x08\x12\n\n\x02up\x18\r \x03(\t\x12\x0c\n\x04note\x18\x0e \x01(\t\x12\x0c\n\x04plan\x18\x0f \x01(\t\x12\x11\n\tdown_mbit\x18\x10 \x01(\x01\x12\x0f\n\x07up_mbit\x18\x11 \x01(\x01\"\xdf\x01\n\x0bStatusReply\x12\x12\n\nfederation\x18\x01 \x01(\t\x12\r\n\x05phase\x18\x02 \x01(\t\x12\r\n\x05round\x18\x03 \x01(\x03\x12\x0e\n\x06rounds\x18\x04 \x01(\x03\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12%\n\x05silos\x18\x06 \x03(\x0b\x32\x16.feddiff.v1.SiloStatus\x12\x11\n\twire_down\x18\x07 \x01(\x04\x12\x0f\n\x07wire_up\x18\x08 \x01(\x04\x12\x15\n\rconfig_digest\x18\t \x01(\t\x12\x0e\n\x06policy\x18\n \x01(\t\x12\x0c\n\x04plan\x18\x0b \x01(\t2\xbb\x02\n\x08Operator\x12?\n\tGetStatus\x12\x19.feddiff.v1.StatusRequest\x1a\x17.feddiff.v1.StatusReply\x12:\n\x05Pause\x12\x18.feddiff.v1.PauseRequest\x1a\x17.feddiff.v1.StatusReply\x12<\n\x06Resume\x12\x19.feddiff.v1.ResumeRequest\x1a\x17.feddiff.v1.StatusReply\x12\x38\n\x04Stop\x12\x17.feddiff.v1.StopRequest\x1a\x17.feddiff.v1.StatusReply\x12:\n\x05\x45vict\x12\x18.feddiff.v1.EvictRequest\x1a\x17.feddiff.v1.StatusReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x66\x65\x64\x64iff/v1/operator.proto\x12\nfeddiff.v1\"\x0f\n\rStatusRequest\"\x0e\n\x0cPauseRequest\"\x0f\n\rResumeRequest\"\r\n\x0bStopRequest\",\n\x0c\x45victRequest\x12\x0c\n\x04silo\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\" \n\x10ReinstateRequest\x12\x0c\n\x04silo\x18\x01 \x01(\t\"\x9e\x02\n\nSiloStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x65nrolled\x18\x02 \x01(\x08\x12\x11\n\treachable\x18\x03 \x01(\x08\x12\x0f\n\x07planned\x18\x04 \x01(\x08\x12\x10\n\x08training\x18\x05 \x01(\x08\x12\r\n\x05phase\x18\x06 \x01(\t\x12\x0c\n\x04step\x18\x07 \x01(\x04\x12\r\n\x05steps\x18\x08 \x01(\x04\x12\x0c\n\x04loss\x18\t \x01(\x01\x12\x0f\n\x07samples\x18\n \x01(\x04\x12\x10\n\x08silent_s\x18\x0b \x01(\x01\x12\x11\n\tcommitted\x18\x0c \x01(\x08\x12\n\n\x02up\x18\r \x03(\t\x12\x0c\n\x04note\x18\x0e \x01(\t\x12\x0c\n\x04plan\x18\x0f \x01(\t\x12\x11\n\tdown_mbit\x18\x10 \x01(\x01\x12\x0f\n\x07up_mbit\x18\x11 \x01(\x01\"\xdf\x01\n\x0bStatusReply\x12\x12\n\nfederation\x18\x01 \x01(\t\x12\r\n\x05phase\x18\x02 \x01(\t\x12\r\n\x05round\x18\x03 \x01(\x03\x12\x0e\n\x06rounds\x18\x04 \x01(\x03\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12%\n\x05silos\x18\x06 \x03(\x0b\x32\x16.feddiff.v1.SiloStatus\x12\x11\n\twire_down\x18\x07 \x01(\x04\x12\x0f\n\x07wire_up\x18\x08 \x01(\x04\x12\x15\n\rconfig_digest\x18\t \x01(\t\x12\x0e\n\x06policy\x18\n \x01(\t\x12\x0c\n\x04plan\x18\x0b \x01(\t2\xff\x02\n\x08Operator\x12?\n\tGetStatus\x12\x19.feddiff.v1.StatusRequest\x1a\x17.feddiff.v1.StatusReply\x12:\n\x05Pause\x12\x18.feddiff.v1.PauseRequest\x1a\x17.feddiff.v1.StatusReply\x12<\n\x06Resume\x12\x19.feddiff.v1.ResumeRequest\x1a\x17.feddiff.v1.StatusReply\x12\x38\n\x04Stop\x12\x17.feddiff.v1.StopRequest\x1a\x17.feddiff.v1.StatusReply\x12:\n\x05\x45vict\x12\x18.feddiff.v1.EvictRequest\x1a\x17.feddiff.v1.StatusReply\x12\x42\n\tReinstate\x12\x1c.feddiff.v1.ReinstateRequest\x1a\x17.feddiff.v1.StatusReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,10 +41,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STOPREQUEST']._serialized_end=104
   _globals['_EVICTREQUEST']._serialized_start=106
   _globals['_EVICTREQUEST']._serialized_end=150
-  _globals['_SILOSTATUS']._serialized_start=153
-  _globals['_SILOSTATUS']._serialized_end=439
-  _globals['_STATUSREPLY']._serialized_start=442
-  _globals['_STATUSREPLY']._serialized_end=665
-  _globals['_OPERATOR']._serialized_start=668
-  _globals['_OPERATOR']._serialized_end=983
+  _globals['_REINSTATEREQUEST']._serialized_start=152
+  _globals['_REINSTATEREQUEST']._serialized_end=184
+  _globals['_SILOSTATUS']._serialized_start=187
+  _globals['_SILOSTATUS']._serialized_end=473
+  _globals['_STATUSREPLY']._serialized_start=476
+  _globals['_STATUSREPLY']._serialized_end=699
+  _globals['_OPERATOR']._serialized_start=702
+  _globals['_OPERATOR']._serialized_end=1085
 # @@protoc_insertion_point(module_scope)

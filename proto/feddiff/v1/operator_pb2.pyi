@@ -30,6 +30,12 @@ class EvictRequest(_message.Message):
     reason: str
     def __init__(self, silo: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
+class ReinstateRequest(_message.Message):
+    __slots__ = ("silo",)
+    SILO_FIELD_NUMBER: _ClassVar[int]
+    silo: str
+    def __init__(self, silo: _Optional[str] = ...) -> None: ...
+
 class SiloStatus(_message.Message):
     __slots__ = ("name", "enrolled", "reachable", "planned", "training", "phase", "step", "steps", "loss", "samples", "silent_s", "committed", "up", "note", "plan", "down_mbit", "up_mbit")
     NAME_FIELD_NUMBER: _ClassVar[int]

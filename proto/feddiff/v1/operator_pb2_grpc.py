@@ -59,6 +59,11 @@ class OperatorStub:
                 request_serializer=feddiff_dot_v1_dot_operator__pb2.EvictRequest.SerializeToString,
                 response_deserializer=feddiff_dot_v1_dot_operator__pb2.StatusReply.FromString,
                 _registered_method=True)
+        self.Reinstate = channel.unary_unary(
+                '/feddiff.v1.Operator/Reinstate',
+                request_serializer=feddiff_dot_v1_dot_operator__pb2.ReinstateRequest.SerializeToString,
+                response_deserializer=feddiff_dot_v1_dot_operator__pb2.StatusReply.FromString,
+                _registered_method=True)
 
 
 class OperatorServicer:
@@ -97,6 +102,13 @@ class OperatorServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Reinstate(self, request, context):
+        """what the filter put out may be planned again
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OperatorServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -123,6 +135,11 @@ def add_OperatorServicer_to_server(servicer, server):
             'Evict': grpc.unary_unary_rpc_method_handler(
                     servicer.Evict,
                     request_deserializer=feddiff_dot_v1_dot_operator__pb2.EvictRequest.FromString,
+                    response_serializer=feddiff_dot_v1_dot_operator__pb2.StatusReply.SerializeToString,
+            ),
+            'Reinstate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reinstate,
+                    request_deserializer=feddiff_dot_v1_dot_operator__pb2.ReinstateRequest.FromString,
                     response_serializer=feddiff_dot_v1_dot_operator__pb2.StatusReply.SerializeToString,
             ),
     }
@@ -260,6 +277,33 @@ class Operator:
             target,
             '/feddiff.v1.Operator/Evict',
             feddiff_dot_v1_dot_operator__pb2.EvictRequest.SerializeToString,
+            feddiff_dot_v1_dot_operator__pb2.StatusReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reinstate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/feddiff.v1.Operator/Reinstate',
+            feddiff_dot_v1_dot_operator__pb2.ReinstateRequest.SerializeToString,
             feddiff_dot_v1_dot_operator__pb2.StatusReply.FromString,
             options,
             channel_credentials,
