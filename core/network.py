@@ -57,8 +57,8 @@ class Network(Protocol):
 
         Image i depends on state, seed, i and its label alone. A network that draws in one step passes over ``steps``
         and ``sampler``. ``guidance`` is the rules' if it is not given. ``progress(done, count)`` may raise;
-        ``watch(step, images)`` sees how a batch comes about, uint8 (n, H, W, C). ``device`` defaults to a GPU if there is
-        one. Raises WrongShape for a foreign state.
+        ``watch(step, images)`` sees how a batch comes about, uint8 (n, H, W, C). ``device`` defaults to a GPU if there
+        is one. Raises WrongShape for a foreign state.
         """
 
     def export(self, config: FederationConfig, state: Mapping[str, npt.NDArray[Any]], folder: Path) -> str:

@@ -9,14 +9,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from feddiff.core.config import FederationConfig
-from feddiff.core.errors import ConfigError
 from feddiff.core.segments import F32, Layout
+from feddiff.silo import ranks
 from feddiff.silo.gauge import Gauge, open_extractor
-from feddiff.silo.ranks import Ranks
+
+if TYPE_CHECKING:
+    from feddiff.core.images import Images
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class Lesson:
     """Where the training keeps its own, to go on from after a kill."""
     shared: Collection[str] = ()
     """Segments that all silos start from the same version of."""
+    public: Images | None = None
+    """Images from outside, to be mixed with the silo's own."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +80,8 @@ class Learner(Protocol):
 class ImageLearner:
     """Trains the federation's network on a folder of images, and measures it with the extractor of this file, if any.
 
-    ``processes`` train together (silo/ranks.py); None: one for each GPU. Raises DataError if there are no images,
-    ConfigError for another extractor than the rules name, or for more processes than GPUs, if there are any.
+    ``processes`` train together, by default one, with None as many as silo/ranks.py finds right. Raises DataError if
+    there are no images, ConfigError for another extractor than the rules name, or for processes that cannot be.
     """
 
     def __init__(
@@ -87,6 +92,7 @@ class ImageLearner:
         self.config = config
         self.extractor = open_extractor(config, extractor)
         self.images = read_images(folder, config)
+        self.gauge = None if self.extractor is None else Gauge(config, self.images, self.extractor)
         self.samples = len(self.images.pixels)
         self.labels = self.images.counts
 
@@ -96,17 +102,11 @@ class ImageLearner:
 
         if config.training.threads:
             torch.set_num_threads(config.training.threads)
-        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        count = processes or (max(gpus, 1) if config.kind == "unet" else 1)
-        if gpus and count > gpus:
-            raise ConfigError(
-                f"--processes {count}: this machine has {gpus} GPU{'s' if gpus > 1 else ''}, one for each"
-            )
-        self._ranks = Ranks(config, self.images, count) if count > 1 else None
-        self.images = self._ranks.images if self._ranks else self.images
-        self.gauge = None if self.extractor is None else Gauge(config, self.images, self.extractor)
-        self.device = torch.cuda.get_device_name() if gpus else f"cpu, {torch.get_num_threads()} threads"
-        self.device = f"{count} processes on {self.device}" if count > 1 else self.device
+        self._processes = ranks.processes(config, processes)
+        cuda = torch.cuda.is_available()
+        self.device = torch.cuda.get_device_name() if cuda else f"cpu, {torch.get_num_threads()} threads"
+        if self._processes > 1:
+            self.device = f"{self._processes} processes on {self.device}"
         self.layout: Layout = network.of(config).layout(config)
         self.layout_digest = self.layout.digest
 
@@ -116,20 +116,23 @@ class ImageLearner:
         return self.layout.gather(network.of(self.config).initial_state(self.config))
 
     def learn(self, lesson: Lesson, told: Told) -> Learned | None:
+        from feddiff.core.pool import mixed
         from feddiff.silo import trainer
 
-        start = self.layout.scatter(lesson.start)
-        options: dict[str, Any] = {
-            "round": lesson.round,
-            "shared": [each.name for name in lesson.shared for each in self.layout[name].parameters],
-            "ema": self.layout.scatter(lesson.ema) if lesson.ema else None,
-            "checkpoint": lesson.checkpoint,
-            "progress": lambda at: told(at.step, at.steps, at.loss, at.images_per_second),
-        }
-        if self._ranks is None:
-            done = trainer.train(self.config, start, self.images, lesson.seed, **options)
-        else:
-            done = self._ranks.train(start, lesson.seed, **options)
+        train: Callable[..., trainer.Trained | None] = trainer.train
+        if self._processes > 1:
+            train = partial(ranks.train, self._processes)
+        done = train(
+            self.config,
+            self.layout.scatter(lesson.start),
+            self.images if lesson.public is None else mixed(self.images, lesson.public),
+            lesson.seed,
+            round=lesson.round,
+            shared=[each.name for name in lesson.shared for each in self.layout[name].parameters],
+            ema=self.layout.scatter(lesson.ema) if lesson.ema else None,
+            checkpoint=lesson.checkpoint,
+            progress=lambda at: told(at.step, at.steps, at.loss, at.images_per_second),
+        )
         if done is None:
             return None
         return Learned(self.layout.gather(done.state), self.layout.gather(done.ema) if done.ema else None, done.metrics)

@@ -66,7 +66,7 @@ def train(folder: Path, rank: int, tell: Callable[[Mapping[str, Any]], None]) ->
     done = trainer.train(
         config,
         {name: start[name] for name in shapes},
-        opened(task["images"]),
+        opened(task),
         task["seed"],
         round=task["round"],
         shared=task["shared"],

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_trainer import EVERYTHING, blobs, federation, on, run, same
 
+from feddiff.core.config import from_table
 from feddiff.core.diffusion import initial_state
 from feddiff.core.errors import ConfigError, FedDiffError, NotFinite
-from feddiff.silo import cli
+from feddiff.silo import cli, ranks
 from feddiff.silo.group import Group
 from feddiff.silo.learner import ImageLearner
-from feddiff.silo.ranks import Ranks
 from feddiff.silo.trainer import Progress, Trained
 
 
@@ -64,10 +64,16 @@ def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
     start = initial_state(config)
     options: dict[str, Any] = {"round": 2, "shared": [*start][:9], "ema": start}
     one = run(config, images, **options)
-    ranks, seen = Ranks(config, images, 2), list[Progress]()
-    assert np.array_equal(ranks.images.pixels, images.pixels)
+    seen = list[Progress]()
     two = ranks.train(
-        start, 1, **options, checkpoint=tmp_path / "c", progress=lambda report: seen.append(report) is None
+        2,
+        config,
+        start,
+        images,
+        1,
+        **options,
+        checkpoint=tmp_path / "c",
+        progress=lambda report: seen.append(report) is None,
     )
     assert two is not None
     assert close(one, two, start)
@@ -86,7 +92,7 @@ def test_a_killed_rank_ends_the_training_which_goes_on_from_its_checkpoint(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     config, images, checkpoint = federation(training={"epochs": 40}), blobs(20), tmp_path / "c"
-    start, ranks = initial_state(config), Ranks(config, images, 2)
+    start = initial_state(config)
     options: dict[str, Any] = {"round": 1, "shared": (), "ema": None, "checkpoint": checkpoint, "checkpoint_every": 0}
     began = 0
     for victim in (1, 0):
@@ -99,7 +105,7 @@ def test_a_killed_rank_ends_the_training_which_goes_on_from_its_checkpoint(
             return True
 
         with pytest.raises(FedDiffError, match=f"rank {victim} of 2 was killed by signal 9") as caught:
-            ranks.train(start, 1, **options, progress=kill)
+            ranks.train(2, config, start, images, 1, **options, progress=kill)
         assert "\n" not in str(caught.value)
         assert not ranks_of(tmp_path)
         assert began < seen[0], "it began from the beginning"
@@ -107,22 +113,22 @@ def test_a_killed_rank_ends_the_training_which_goes_on_from_its_checkpoint(
         assert not [*tmp_path.glob("ranks-*")]
     assert capfd.readouterr().err == ""
     (tmp_path / "ranks-left-by-a-kill").mkdir()
-    done = ranks.train(start, 1, **options, progress=on)
+    done = ranks.train(2, config, start, images, 1, **options, progress=on)
     assert done is not None
     assert close(run(config, images), done, start)
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 
 def test_ranks_end_with_a_training_that_is_not_wanted_or_that_fails(tmp_path: Path) -> None:
-    images, options = blobs(20), {"round": 1, "shared": (), "ema": None, "checkpoint": tmp_path / "c"}
+    images, options = blobs(20), {"checkpoint": tmp_path / "c"}
     config = federation(training={"epochs": 100_000})
-    ranks = Ranks(config, images, 2)
-    assert ranks.train(initial_state(config), 1, **options, progress=lambda _: False) is None  # type: ignore[arg-type]
+    start = initial_state(config)
+    assert ranks.train(2, config, start, images, 1, **options, progress=lambda _: False) is None
     assert not ranks_of(tmp_path)
     broken = initial_state(config)
     broken["conv_out.bias"][:] = np.nan
     with pytest.raises(NotFinite, match="loss nan at step 1"):
-        ranks.train(broken, 1, **options, progress=on)  # type: ignore[arg-type]
+        ranks.train(2, config, broken, images, 1, **options, progress=on)
     assert not ranks_of(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -134,8 +140,13 @@ def test_processes_are_one_for_each_gpu_and_no_more(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
     assert ImageLearner(federation(), tmp_path, processes=None).device == "2 processes on a GPU"
     assert ImageLearner(federation(), tmp_path).device == "a GPU"
-    with pytest.raises(ConfigError, match="--processes 3: this machine has 2 GPUs"):
+    with pytest.raises(ConfigError, match="--processes 3: each takes a GPU, and this machine has 2"):
         ImageLearner(federation(), tmp_path, processes=3)
+    gan = {"kind": "dcgan", "sample_size": 8, "in_channels": 1, "out_channels": 1, "channels": [8, 4]}
+    config = from_table({"model": gan, "training": {"epochs": 1}}, "test")
+    assert ranks.processes(config, None) == 1
+    with pytest.raises(ConfigError, match="normalised each by itself"):
+        ranks.processes(config, 2)
 
 
 @pytest.mark.parametrize("count", ["0", "-1", "two"])
