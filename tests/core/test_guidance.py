@@ -70,6 +70,13 @@ def test_a_model_without_classes_has_no_label_to_drop() -> None:
         from_table({"model": TINY, "training": {"epochs": 1, "label_dropout": 0.1}}, "test")
 
 
+def test_a_dcgan_is_told_no_classes() -> None:
+    gan = {"kind": "dcgan", "sample_size": 8, "in_channels": 1, "out_channels": 1, "channels": [8, 4]}
+    for tables in ({}, {"data": {"classes": ["a", "b"]}}):
+        with pytest.raises(ConfigError, match=r"leave training\.label_dropout out"):
+            from_table({"model": gan, "training": {"epochs": 1, "label_dropout": 0.1}, **tables}, "test")
+
+
 def test_rules_without_it_keep_their_text_and_rules_with_it_say_so() -> None:
     before = json.loads(federation(2, 0.0).canonical())
     assert "label_dropout" not in before["training"]
