@@ -44,10 +44,10 @@ Policy = Literal[Fixed, "budget"]
 POLICIES: tuple[Fixed, ...] = ("full", "usplit", "ulatdec", "udec")
 _LATER = (
     *(("", name) for name in ("budget", "quality", "filter", "personal", "frozen", "weights", "pool")),
-    *(("training", name) for name in ("proximal", "clip", "accumulate", "schedule", "warmup")),
+    *(("training", name) for name in ("proximal", "clip", "accumulate", "schedule", "warmup", "label_dropout")),
+    *(("rounds", name) for name in ("sampled", "sampling")),
+    ("diffusion", "guidance"),
     ("outer", "ema"),
-    ("rounds", "sampled"),
-    ("rounds", "sampling"),
 )
 """Tables and keys that came after the first federations: they are in the rules' text only if they change anything."""
 
@@ -81,12 +81,7 @@ class FederationConfig(Section):
     filter: FilterConfig | None = None
 
     @model_validator(mode="after")
-    def _classes_fit(self) -> Self:
-        wanted = self.model.get("num_class_embeds")
-        if wanted is not None and len(self.data.classes) != wanted:
-            raise ValueError(
-                f"model.num_class_embeds is {wanted} but data.classes names {len(self.data.classes)} labels"
-            )
+    def _images_fit(self) -> Self:
         for key in ("sample_size", "in_channels", "out_channels"):
             if key not in self.model:
                 raise ValueError(f"model.{key} must be given")
@@ -142,8 +137,8 @@ class FederationConfig(Section):
         table = self.model_dump(mode="json")
         for section, name in _LATER:
             rules, within = (getattr(self, section), table[section]) if section else (self, table)
-            value = getattr(rules, name)
-            if not value or value == type(rules).model_fields[name].default:
+            value, default = getattr(rules, name), type(rules).model_fields[name].default
+            if value == default or not (value or default):
                 del within[name]  # federations that began before there was such a rule keep their digest
         return json.dumps(table, sort_keys=True, separators=(",", ":")).encode()
 
@@ -161,6 +156,11 @@ class FederationConfig(Section):
     def conditional(self) -> bool:
         """Whether the model is told an image's class."""
         return self.model.get("num_class_embeds") is not None
+
+    @property
+    def null_class(self) -> int | None:
+        """The class that stands for none, after those of ``data.classes``; None if the model learns no such class."""
+        return len(self.data.classes) if self.training.label_dropout else None
 
 
 def load(path: Path) -> FederationConfig:

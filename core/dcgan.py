@@ -104,6 +104,7 @@ def sample(
     sampler: Sampler = "ddim",
     seed: int = 0,
     labels: Sequence[int] | None = None,
+    guidance: float | None = None,
     batch: int = 64,
     progress: Callable[[int, int], None] | None = None,
     watch: Callable[[int, npt.NDArray[np.uint8]], None] | None = None,
@@ -112,11 +113,13 @@ def sample(
     """Draw ``count`` images, uint8 of shape (count, H, W, C), each in one step, whatever ``steps`` and ``sampler``.
 
     Normalised by the running statistics, so image i depends on state, seed and i alone. There are no classes:
-    ``labels`` must be None. ``watch`` sees each batch once. Raises ConfigError for arguments that cannot be, WrongShape
-    for a foreign state.
+    ``labels`` and ``guidance`` must be None. ``watch`` sees each batch once. Raises ConfigError for arguments
+    that cannot be, WrongShape for a foreign state.
     """
-    if count < 1 or batch < 1 or labels is not None:
-        raise ConfigError(f"count and batch must be at least 1 (got {count} and {batch}), and a DCGAN has no labels")
+    if count < 1 or batch < 1 or labels is not None or guidance is not None:
+        raise ConfigError(
+            f"count and batch must be at least 1 (got {count} and {batch}), and a DCGAN has no labels and no guidance"
+        )
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     generator = loaded(config, state).generator.to(device).eval()
     latent, (channels, size) = kinds.dcgan(config).latent, (config.model["out_channels"], config.model["sample_size"])

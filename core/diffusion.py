@@ -21,8 +21,10 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
 
 from feddiff.core.config import FederationConfig
+from feddiff.core.denoising import denoise, guided
 from feddiff.core.errors import ConfigError
 from feddiff.core.network import Sampler, load_state, pixels, read_state, source
+from feddiff.core.sections import MAX_GUIDANCE
 from feddiff.core.segments import F32, Layout, cut
 
 SAMPLERS: tuple[Sampler, ...] = ("ddim", "ddpm", "dpm-solver++")
@@ -75,6 +77,7 @@ def sample(
     sampler: Sampler = "ddim",
     seed: int = 0,
     labels: Sequence[int] | None = None,
+    guidance: float | None = None,
     batch: int = 64,
     progress: Callable[[int, int], None] | None = None,
     watch: Callable[[int, npt.NDArray[np.uint8]], None] | None = None,
@@ -89,13 +92,19 @@ def sample(
 
     Image i depends on state, seed, i and its label alone: its noise comes from a generator of its own, so
     neither ``count`` nor ``batch`` matters (but for rounding: a convolution of another batch size may differ
-    in its last bit). A class-conditional model without ``labels`` gets 0, 1, …, cyclically. ``progress(done,
-    count)`` follows each step of a batch, which may take long, as if a part of its images were done; it may
-    raise. ``watch(step, images)`` sees a batch's noisy images, clipped, uint8 (n, H, W, C), after each step,
-    the noise as step 0. ``device`` defaults to a GPU if there is one. Raises ConfigError for arguments that
-    cannot be, WrongShape for a foreign state.
+    in its last bit). A class-conditional model without ``labels`` gets 0, 1, …, cyclically; the null class is one,
+    too. ``guidance`` (core/denoising.py) is the rules' if it is not given. ``progress(done, count)`` follows each step
+    of a batch, which may take long, as if a part of its images were done; it may raise. ``watch(step, images)`` sees a
+    batch's noisy images, clipped, uint8 (n, H, W, C), after each step, the noise as step 0. ``device`` defaults to a
+    GPU if there is one. Raises ConfigError for arguments that cannot be, WrongShape for a foreign state.
     """
     chosen = _labels(config, count, labels)
+    scale = config.diffusion.guidance if guidance is None else guidance
+    if not 0 <= scale <= MAX_GUIDANCE or (scale != 1 and config.null_class is None):
+        raise ConfigError(
+            f"guidance must be 0 to {MAX_GUIDANCE:g}, and 1 with a model that knows no null class, which is learnt with"
+            f" training.label_dropout (got {scale:g})"
+        )
     if sampler not in SAMPLERS:
         raise ConfigError(f"there is no sampler {sampler!r}; known: {', '.join(SAMPLERS)}")
     most = config.diffusion.timesteps
@@ -119,8 +128,9 @@ def sample(
             if watch is not None:
                 watch(step, pixels(noisy))
 
-        drawn = _denoise(config, model, noise, classes, steps, sampler, generators, told)
-        images[start : indices.stop] = pixels(drawn)
+        asked = guided(model, classes, config.null_class, scale)
+        solver = _solver(config, sampler, steps)
+        images[start : indices.stop] = pixels(denoise(asked, scheduler(config), solver, noise, generators, told))
     return images
 
 
@@ -196,27 +206,16 @@ def _labels(config: FederationConfig, count: int, labels: Sequence[int] | None) 
         if labels is not None:
             raise ConfigError("labels were given, but the model has no classes")
         return None
-    classes = int(config.model["num_class_embeds"])
     if labels is None:
-        return torch.arange(count) % classes
+        return torch.arange(count) % len(config.data.classes)
+    classes = int(config.model["num_class_embeds"])
     if len(labels) != count or not all(0 <= label < classes for label in labels):
         raise ConfigError(f"labels must be {count} numbers from 0 to {classes - 1}")
     return torch.tensor(labels, dtype=torch.long)
 
 
-@torch.inference_mode()
-def _denoise(
-    config: FederationConfig,
-    model: UNet2DModel,
-    images: torch.Tensor,
-    classes: torch.Tensor | None,
-    steps: int,
-    sampler: Sampler,
-    generators: list[torch.Generator],
-    told: Callable[[int, torch.Tensor], None],
-) -> torch.Tensor:
-    """From noise to images, both float32 (N, C, H, W). ``told`` gets the steps done, and what is there."""
-    process, total = scheduler(config), config.diffusion.timesteps
+def _solver(config: FederationConfig, sampler: Sampler, steps: int) -> DDPMScheduler | DPMSolverMultistepScheduler:
+    """What takes predictions of the image through so many steps."""
     solver = (
         DDPMScheduler(**_schedule(config), prediction_type="sample", clip_sample=False)
         if sampler == "ddpm"
@@ -225,18 +224,6 @@ def _denoise(
         )
     )
     # "Trailing" spacing (Lin et al., arXiv 2305.08891) in whole numbers; diffusers' floats can end at -1.
+    total = config.diffusion.timesteps
     solver.set_timesteps(timesteps=[total - 1 - index * total // steps for index in range(steps)])
-    told(0, images)
-    for done, timestep in enumerate(solver.timesteps, start=1):
-        output = model(images, timestep, classes).sample
-        signal = process.alphas_cumprod[timestep].sqrt()
-        noise = (1 - process.alphas_cumprod[timestep]).sqrt()
-        # Clipped here because the multistep solver does not: an early error would be carried to the end.
-        clean = (
-            signal * images - noise * output
-            if config.diffusion.prediction == "v"
-            else (images - noise * output) / signal
-        )
-        images = solver.step(clean.clamp(-1, 1), timestep, images, generator=generators).prev_sample
-        told(done, images)
-    return images
+    return solver

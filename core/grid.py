@@ -5,7 +5,7 @@ Last station of what a network draws (core/network.py), in reports, sweeps and u
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ def draw(
     steps: int,
     seed: int,
     scale: int,
+    guidance: float | None = None,
+    labels: Sequence[int] | None = None,
 ) -> None:
     """Sample a grid of images into a picture file. Raises ConfigError for a name that cannot be one, at once."""
     if out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp") or not out.parent.is_dir():
@@ -50,5 +52,5 @@ def draw(
         raise ConfigError(f"--count and --scale must be at least 1 (got {count} and {scale})")
     from feddiff.core import network
 
-    images = network.of(config).sample(config, state, count, steps=steps, seed=seed)
+    images = network.of(config).sample(config, state, count, steps=steps, seed=seed, labels=labels, guidance=guidance)
     grid(images, config.columns(count), scale).save(out)

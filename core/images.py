@@ -126,13 +126,13 @@ def _closed(path: Path) -> str:
 
 
 def _label(path: Path, config: FederationConfig) -> int:
-    """An image's place in ``data.classes``, or -1. Raises DataError if it needs one and has none."""
+    """An image's place in ``data.classes``, or -1, of which a model with a null class learns, too. Raises DataError."""
     classes = config.data.classes
     if classes and len(path.parts) > 1:
         if path.parts[0] not in classes:
             raise DataError("is in a folder that is not one of data.classes")
         return classes.index(path.parts[0])
-    if config.conditional:
+    if config.conditional and config.null_class is None:
         raise DataError("is not in the folder of a class")
     return -1
 

@@ -63,12 +63,14 @@ def check(rules: FederationConfig) -> None:
     if "kind" in rules.model and rules.model["kind"] != "dcgan":
         raise ValueError('model.kind must be "dcgan", or left out: then it is a UNet2DModel')
     if rules.kind == "unet":
+        _check_classes(rules)
         return
     dcgan(rules)
     training, outer = rules.training, rules.outer
     refusals = {
         'its parts are generator and discriminator; it needs plan = "full"': rules.plan != "full",
         "it has no noise levels; leave [diffusion] out": rules.diffusion != DiffusionConfig(),
+        "it is told no classes; leave training.label_dropout out": training.label_dropout != 0,
         "both networks learn, or neither does; leave frozen out": bool(rules.frozen),
         "its batches are normalised each by itself; leave training.accumulate out": training.accumulate != 1,
         'its losses do not say whom it serves badly; leave weights.by = "loss" out': rules.weights.by == "loss",
@@ -79,3 +81,19 @@ def check(rules: FederationConfig) -> None:
     for reason, applies in refusals.items():
         if applies:
             raise ValueError(f"the model is a DCGAN: {reason}")
+
+
+def _check_classes(rules: FederationConfig) -> None:
+    """Of a UNet: it has a row for each class, and one for the null class if it learns one."""
+    rows, labels = rules.model.get("num_class_embeds"), len(rules.data.classes)
+    if rules.training.label_dropout and not labels:
+        raise ValueError("training.label_dropout is for a model that is told classes; name them in data.classes")
+    if rules.training.label_dropout and rows != labels + 1:
+        raise ValueError(
+            f"training.label_dropout needs a null class beside the {labels} of data.classes;"
+            f" set model.num_class_embeds to {labels + 1} (it is {rows})"
+        )
+    if not rules.training.label_dropout and rows is not None and rows != labels:
+        raise ValueError(f"model.num_class_embeds is {rows} but data.classes names {labels} labels")
+    if rules.diffusion.guidance != 1 and rules.null_class is None:
+        raise ValueError("diffusion.guidance needs a null class; set training.label_dropout, e.g. to 0.1")

@@ -47,6 +47,7 @@ class Network(Protocol):
         sampler: Sampler = "ddim",
         seed: int = 0,
         labels: Sequence[int] | None = None,
+        guidance: float | None = None,
         batch: int = 64,
         progress: Callable[[int, int], None] | None = None,
         watch: Callable[[int, npt.NDArray[np.uint8]], None] | None = None,
@@ -55,8 +56,9 @@ class Network(Protocol):
         """Draw ``count`` images, uint8 of shape (count, H, W, C), from weights that may be read-only.
 
         Image i depends on state, seed, i and its label alone. A network that draws in one step passes over ``steps``
-        and ``sampler``. ``progress(done, count)`` may raise; ``watch(step, images)`` sees how a batch comes about,
-        uint8 (n, H, W, C). ``device`` defaults to a GPU if there is one. Raises WrongShape for a foreign state.
+        and ``sampler``. ``guidance`` is the rules' if it is not given. ``progress(done, count)`` may raise;
+        ``watch(step, images)`` sees how a batch comes about, uint8 (n, H, W, C). ``device`` defaults to a GPU if there
+        is one. Raises WrongShape for a foreign state.
         """
 
     def export(self, config: FederationConfig, state: Mapping[str, npt.NDArray[Any]], folder: Path) -> str:

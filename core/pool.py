@@ -87,7 +87,7 @@ def from_bytes(data: bytes | mmap, config: FederationConfig) -> Images:
         )
     size, channels, classes = config.model["sample_size"], config.model["in_channels"], config.data.classes
     labels = np.frombuffer(data, _LABEL, count).astype(np.int64) if classes else None
-    least = 0 if config.conditional else -1
+    least = 0 if config.conditional and config.null_class is None else -1
     if labels is not None and (labels.min() < least or labels.max() >= len(classes)):
         raise DataError(f"public images have labels {labels.min()} to {labels.max()}, of {len(classes)} classes")
     pixels = np.frombuffer(data, np.uint8, offset=count * _LABEL.itemsize if classes else 0)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+MAX_GUIDANCE = 100.0
 Seconds = Annotated[float, Field(gt=0, le=31_536_000)]
 
 
@@ -27,6 +28,8 @@ class DiffusionConfig(Section):
     beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.02
     prediction: Literal["epsilon", "v"] = "epsilon"
     loss: Literal["mse", "huber"] = "mse"
+    guidance: Annotated[float, Field(ge=0, le=MAX_GUIDANCE)] = 1.0
+    """Scale of classifier-free guidance wherever images are drawn (core/denoising.py); 1: there is none."""
 
     @model_validator(mode="after")
     def _noise_grows(self) -> Self:
@@ -45,6 +48,8 @@ class TrainingConfig(Section):
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-4
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.0
     horizontal_flip: bool = False
+    label_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Chance that an image's label is replaced by the null class, in each step anew; 0: there is no such class."""
     accumulate: Annotated[int, Field(ge=1, le=65_536)] = 1
     """A step is taken on so many batches together; ``steps`` counts these steps."""
     clip: Annotated[float, Field(gt=0, le=1e9)] | None = None

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
+from feddiff.core.classes import conditions
 from feddiff.core.config import FederationConfig
 from feddiff.core.errors import ConfigError, DataError
 from feddiff.core.segments import F32
@@ -44,8 +45,7 @@ def validation_loss(
     channels, size = config.model["in_channels"], config.model["sample_size"]
     if not len(pixels) or pixels.shape[1:] != (channels, size, size):
         raise DataError(f"the model takes (N, {channels}, {size}, {size}), not {pixels.shape}")
-    if config.conditional and (labels is None or len(labels) != len(pixels)):
-        raise DataError("the model is class-conditional, and not every image has a label")
+    labels = conditions(config, labels, len(pixels))
     if len(pixels) > MOST:
         places = np.arange(MOST) * len(pixels) // MOST
         pixels, labels = pixels[places], None if labels is None else labels[places]
@@ -70,7 +70,7 @@ def validation_loss(
                 velocity = config.diffusion.prediction == "v"
                 target = process.get_velocity(clean, noise, times) if velocity else noise
                 classes = None
-                if config.conditional and labels is not None:
+                if labels is not None:
                     classes = torch.from_numpy(np.array(labels[start : start + batch])).to(device)
                 output = model(noisy, times.to(device), classes).sample
                 total += float(measure(output, target.to(device)))

@@ -66,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
     sample.add_argument("--steps", type=int, default=50)
     sample.add_argument("--seed", type=int, default=0)
     sample.add_argument("--scale", type=int, default=1, help="enlarge each pixel")
+    sample.add_argument("--guidance", type=float, metavar="S", help="instead of the rules' diffusion.guidance")
     export = add("export", "Write the global model as a folder of safetensors, a UNet's for diffusers.")
     export.add_argument("folder", type=Path)
     report = add("report", "Write charts and report.html.")
@@ -109,7 +110,9 @@ def _run(options: argparse.Namespace) -> int:
     elif options.command == "quality":
         print(desk.quality(options.config, options.json))
     elif options.command == "sample":
-        desk.sample(options.config, options.out, options.count, options.steps, options.seed, options.scale)
+        desk.sample(
+            options.config, options.out, options.count, options.steps, options.seed, options.scale, options.guidance
+        )
         print(f"{options.count} images in {options.out}")
     elif options.command == "export":
         print(f"{options.folder}: {desk.export(options.config, options.folder)}")

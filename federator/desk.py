@@ -175,13 +175,15 @@ def global_state(federation: Federation) -> dict[str, F32]:
     return federation.layout.scatter(vectors)
 
 
-def sample(config: Path, out: Path, count: int, steps: int, seed: int, scale: int) -> None:
+def sample(
+    config: Path, out: Path, count: int, steps: int, seed: int, scale: int, guidance: float | None = None
+) -> None:
     """Draw a grid of images from the global model."""
     federation = opened(config)
     state = global_state(federation)
     from feddiff.core.grid import draw
 
-    draw(federation.config, state, out, count, steps, seed, scale)
+    draw(federation.config, state, out, count, steps, seed, scale, guidance)
 
 
 def export(config: Path, folder: Path) -> str:

@@ -135,7 +135,7 @@ def _classes(config: FederationConfig, images: Images | None, silos: Mapping[str
     """Those that the samples are asked for: in the shares of what they are held against."""
     if not config.conditional or config.quality is None:
         return None
-    names = config.data.classes
+    names = (*config.data.classes, *([] if config.null_class is None else [""]))
     if config.quality.reference == "held" and images is not None:
         counts = [images.counts.get(name, 0) for name in names]
     else:

@@ -24,6 +24,7 @@ from feddiff.core import dcgan, kinds, network
 from feddiff.core.config import FederationConfig
 from feddiff.core.segments import F32
 from feddiff.silo.descent import bf16, signal
+from feddiff.silo.group import ALONE, Group
 from feddiff.silo.optimizer import optimizer, vectors
 from feddiff.silo.proximal import Proximal
 
@@ -51,7 +52,8 @@ class _Side:
 class Adversaries:
     """Both networks of one training, from ``state`` on; ``ema``: the moving average to go on from.
 
-    ``round`` sets the learning rate (silo/schedule.py); ``shared``: parameters that the proximal term holds.
+    ``round`` sets the learning rate (silo/schedule.py); ``shared``: parameters that the proximal term holds;
+    ``group``: that of one process.
     """
 
     def __init__(
@@ -61,7 +63,9 @@ class Adversaries:
         ema: Mapping[str, F32] | None,
         round: int,
         shared: Collection[str],
+        group: Group = ALONE,
     ) -> None:
+        assert group.size == 1  # for batches are normalised each by itself; silo/ranks.py refuses more
         self._training, self._latent = config.training, kinds.dcgan(config).latent
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._bf16 = bf16(config, self.device)

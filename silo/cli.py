@@ -35,6 +35,9 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="consent to train on public images that the federator gives (rules with a table [pool]), beside one's own",
     )
+    root.add_argument(
+        "--processes", type=int, metavar="N", help="train with so many together (default: one for each GPU, or one)"
+    )
     root.add_argument("--verbose", action="store_true")
     state = argparse.ArgumentParser(add_help=False)
     for each in (root, state):
@@ -56,8 +59,21 @@ def parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, parents=[state], help=text)
         command.add_argument("--federator", metavar="HOST:PORT", default=argparse.SUPPRESS)
         if name == "sample":
-            command.add_argument("--out", type=Path, required=True, metavar="GRID.PNG")
-            command.add_argument("--count", type=int, default=64)
+            command.add_argument(
+                "--out",
+                type=Path,
+                required=True,
+                metavar="GRID.PNG|FOLDER",
+                help="one picture of images of its own model; or a folder LABEL/IMAGE of images to train on, of the"
+                " newest published model that it holds, or its own where the plan has no global one",
+            )
+            command.add_argument("--count", type=int, help="default: 64, or with --balance all that it lacks")
+            asked = command.add_mutually_exclusive_group()
+            asked.add_argument("--labels", metavar="A,B", help="of these classes (default: all, in turn)")
+            asked.add_argument(
+                "--balance", type=Path, metavar="DATA", help="what its images in DATA lack of each class"
+            )
+            command.add_argument("--guidance", type=float, metavar="S", help="instead of the rules' diffusion.guidance")
             command.add_argument("--steps", type=int, default=50)
             command.add_argument("--seed", type=int, default=0)
             command.add_argument("--scale", type=int, default=1, help="enlarge each pixel")
@@ -93,6 +109,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = root.parse_args(arguments)
     if options.command is None and (options.data is None or options.federator is None):
         root.error("--data and --federator are both needed")
+    if options.processes is not None and options.processes < 1:
+        root.error(f"--processes must be at least 1 (got {options.processes})")
     return console.run("feddiff-silo", lambda: _run(options))
 
 
@@ -116,8 +134,7 @@ def _run(options: argparse.Namespace) -> int:
         if options.command == "export":
             print(f"{options.folder}: {model.export(folder, options.folder)}")
         else:
-            model.sample(folder, options.out, options.count, options.steps, options.seed, options.scale)
-            print(f"{options.count} images in {options.out}")
+            print(_sample(folder, options))
         return 0
     if options.command == "personalise":
         return _personalise(options)
@@ -132,6 +149,22 @@ def _personalise(options: argparse.Namespace) -> int:
     chosen = Chosen(options.segments, options.frozen, options.epochs, options.learning_rate)
     personalise(state, options.data, options.out, chosen, lambda line: print(line, flush=True), options.published)
     return 0
+
+
+def _sample(folder: Path, options: argparse.Namespace) -> str:
+    """Draw a picture, or a folder of images; returns a line about it."""
+    from feddiff.core.errors import ConfigError
+    from feddiff.silo import model, synthetic
+
+    labels = None if options.labels is None else [each.strip() for each in options.labels.split(",")]
+    if not options.out.suffix:
+        how = synthetic.Drawing(options.steps, options.seed, options.guidance)
+        return synthetic.draw(folder, options.out, options.count, how, labels, options.balance)
+    if options.balance is not None:
+        raise ConfigError(f"--balance draws images to train on; give a folder's name instead of --out {options.out}")
+    count = 64 if options.count is None else options.count
+    model.sample(folder, options.out, count, options.steps, options.seed, options.scale, options.guidance, labels)
+    return f"{count} images in {options.out}"
 
 
 def _state(options: argparse.Namespace, address: str | None) -> Path:
@@ -195,7 +228,7 @@ def _take_part(options: argparse.Namespace) -> int:
 
     display = Display()
     client = Client(options.federator, folder)
-    make_learner = partial(ImageLearner, folder=options.data, extractor=options.extractor)
+    make_learner = partial(ImageLearner, folder=options.data, extractor=options.extractor, processes=options.processes)
     silo = Silo(name, local, client, make_learner, display, options.accept_pool)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: silo.stop())

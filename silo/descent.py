@@ -18,6 +18,7 @@ from feddiff.core.diffusion import build, scheduler
 from feddiff.core.network import load_state, read_state
 from feddiff.core.segments import F32, cut
 from feddiff.core.sharing import share
+from feddiff.silo.group import ALONE, Group
 from feddiff.silo.optimizer import optimizer, vectors
 from feddiff.silo.proximal import Proximal
 
@@ -25,7 +26,8 @@ from feddiff.silo.proximal import Proximal
 class Descent:
     """The model of one training, from ``state`` on; ``ema``: the moving average to go on from.
 
-    ``round`` sets the learning rate (silo/schedule.py); ``shared``: parameters that the proximal term holds.
+    ``round`` sets the learning rate (silo/schedule.py); ``shared``: parameters that the proximal term holds; ``group``:
+    the processes that train it together.
     """
 
     def __init__(
@@ -35,16 +37,18 @@ class Descent:
         ema: Mapping[str, F32] | None,
         round: int,
         shared: Collection[str],
+        group: Group = ALONE,
     ) -> None:
-        training = self._training = config.training
-        self._process, self._levels = scheduler(config), config.diffusion.timesteps
+        training, self._group = config.training, group
+        self._training = training
+        self._process, self._levels, self._null = scheduler(config), config.diffusion.timesteps, config.null_class
         self._velocity = config.diffusion.prediction == "v"
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._bf16 = bf16(config, self.device)
         self.losses: dict[str, float] = {}
         """What else the last step tells, by name: nothing."""
         self._model = _model(config, state, self.device)
-        self._average = _model(config, ema or state, self.device) if training.ema_decay else None
+        self._average = _model(config, ema or state, self.device) if training.ema_decay and group.leads else None
         named = {name: weight for name, weight in self._model.named_parameters() if weight.requires_grad}
         self._trained = list(named.values())
         self._proximal = Proximal(training.proximal, named, shared)
@@ -55,7 +59,8 @@ class Descent:
         """One step on images, uint8 (N, C, S, S); their mean loss before it. Not taken if that is not finite.
 
         They go through the model ``batch_size`` at a time. Noise and levels are drawn for all of them at once, so the
-        step is that of one large batch, to rounding, and takes the memory of a small one.
+        step is that of one large batch, to rounding, and takes the memory of a small one. It is also that of several
+        processes, of which each is given all images and sends its share of them through. Raises Lost.
         """
         clean = signal(pixels, self._training.horizontal_flip, generator, self.device)
         noise = torch.randn(clean.shape, generator=generator, device=self.device)
@@ -63,17 +68,23 @@ class Descent:
         noisy = self._process.add_noise(clean, noise, times)
         target = self._process.get_velocity(clean, noise, times) if self._velocity else noise
         known = None if labels is None else labels.to(self.device)
+        if known is not None and self._null is not None:  # Ho & Salimans 2022, arXiv 2207.12598, algorithm 1
+            dropped = torch.rand(len(known), generator=generator, device=self.device) < self._training.label_dropout
+            known = known.masked_fill(dropped, self._null)
         self._optimizer.zero_grad()
-        total = 0.0
-        for start in range(0, len(clean), self._training.batch_size):
-            part = slice(start, start + self._training.batch_size)
+        total, share = 0.0, self._group.share(len(clean))
+        for start in share[:: self._training.batch_size]:
+            part = slice(start, min(start + self._training.batch_size, share.stop))
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
                 output = self._model(noisy[part], times[part], None if known is None else known[part]).sample
             loss = self._loss(output.float(), target[part]) * (len(output) / len(clean))
             total += float(loss.detach())
             if not math.isfinite(total):
-                return total
+                break
             loss.backward()
+        total = self._group.add_up(total, self._trained)
+        if not math.isfinite(total):
+            return total
         self._proximal.pull()
         if self._training.clip is not None:
             nn.utils.clip_grad_norm_(self._trained, self._training.clip)

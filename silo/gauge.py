@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from feddiff.core.classes import proportional
+from feddiff.core.classes import conditions, proportional
 from feddiff.core.config import FederationConfig
 from feddiff.core.errors import DataError, FedDiffError, StoreError
 from feddiff.core.features import Extractor, check_digest
@@ -134,10 +134,8 @@ class Gauge:
 
     def _labels(self) -> list[int] | None:
         """A class for each sample, in the proportions of the silo's images."""
-        if not self._config.conditional or self._images.labels is None:
-            return None
-        counts = np.bincount(self._images.labels, minlength=len(self._config.data.classes))
-        return proportional(counts.tolist(), self._quality.samples)
+        classes = conditions(self._config, self._images.labels, len(self._images.pixels))
+        return None if classes is None else proportional(np.bincount(classes).tolist(), self._quality.samples)
 
     def _grid(self, samples: npt.NDArray[np.uint8]) -> bytes:
         """A PNG of the first samples; of fewer, if it would be too large. Empty if not even one fits."""

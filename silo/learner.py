@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from feddiff.core.config import FederationConfig
 from feddiff.core.segments import F32, Layout
+from feddiff.silo import ranks
 from feddiff.silo.gauge import Gauge, open_extractor
 
 if TYPE_CHECKING:
@@ -78,10 +80,13 @@ class Learner(Protocol):
 class ImageLearner:
     """Trains the federation's network on a folder of images, and measures it with the extractor of this file, if any.
 
-    Raises DataError if there are no images, ConfigError for another extractor than the rules name.
+    ``processes`` train together, by default one, with None as many as silo/ranks.py finds right. Raises DataError if
+    there are no images, ConfigError for another extractor than the rules name, or for processes that cannot be.
     """
 
-    def __init__(self, config: FederationConfig, folder: Path, extractor: Path | None = None) -> None:
+    def __init__(
+        self, config: FederationConfig, folder: Path, extractor: Path | None = None, processes: int | None = 1
+    ) -> None:
         from feddiff.core.images import read_images
 
         self.config = config
@@ -97,8 +102,11 @@ class ImageLearner:
 
         if config.training.threads:
             torch.set_num_threads(config.training.threads)
+        self._processes = ranks.processes(config, processes)
         cuda = torch.cuda.is_available()
         self.device = torch.cuda.get_device_name() if cuda else f"cpu, {torch.get_num_threads()} threads"
+        if self._processes > 1:
+            self.device = f"{self._processes} processes on {self.device}"
         self.layout: Layout = network.of(config).layout(config)
         self.layout_digest = self.layout.digest
 
@@ -111,7 +119,10 @@ class ImageLearner:
         from feddiff.core.pool import mixed
         from feddiff.silo import trainer
 
-        done = trainer.train(
+        train: Callable[..., trainer.Trained | None] = trainer.train
+        if self._processes > 1:
+            train = partial(ranks.train, self._processes)
+        done = train(
             self.config,
             self.layout.scatter(lesson.start),
             self.images if lesson.public is None else mixed(self.images, lesson.public),

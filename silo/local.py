@@ -86,18 +86,14 @@ class Local:
 
     def held(self) -> dict[str, Held]:
         """The newest held version of each segment."""
-        newest: dict[str, int] = {}
-        for path in (self.folder / "held").glob("*@*.safetensors"):
-            segment, _, number = path.stem.rpartition("@")
-            newest[segment] = max(int(number), newest.get(segment, -1))
         found = {}
-        for segment, version in newest.items():
+        for segment, version in newest(self.folder).items():
             with WeightsReader(self._held(segment, version)) as reader:
                 found[segment] = Held(version, reader.digest)
         return found
 
     def _held(self, segment: str, version: int) -> Path:
-        return self.folder / "held" / f"{segment}@{version}.safetensors"
+        return held_file(self.folder, segment, version)
 
     # -- in
 
@@ -231,6 +227,20 @@ class Local:
             for path in (self.folder / box).glob("*.transfer*"):
                 if path.name.removesuffix(".part").removesuffix(".transfer") not in wanted:
                     path.unlink()
+
+
+def newest(folder: Path) -> dict[str, int]:
+    """The newest published version of each segment that a state folder holds."""
+    found: dict[str, int] = {}
+    for path in (folder / "held").glob("*@*.safetensors"):
+        segment, _, number = path.stem.rpartition("@")
+        found[segment] = max(int(number), found.get(segment, -1))
+    return found
+
+
+def held_file(folder: Path, segment: str, version: int) -> Path:
+    """Where a state folder holds a published version."""
+    return folder / "held" / f"{segment}@{version}.safetensors"
 
 
 def read_identity(folder: Path) -> tuple[str, str]:

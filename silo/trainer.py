@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from feddiff.core.classes import conditions
 from feddiff.core.config import FederationConfig
 from feddiff.core.errors import DataError, NotFinite
 from feddiff.core.images import Images
@@ -29,6 +30,7 @@ from feddiff.core.segments import F32
 from feddiff.silo.adversaries import Adversaries
 from feddiff.silo.checkpoint import Tally, restore, save
 from feddiff.silo.descent import Descent
+from feddiff.silo.group import ALONE, Group
 
 _STEPS: Mapping[Kind, type[Descent] | type[Adversaries]] = {"unet": Descent, "dcgan": Adversaries}
 """What learns, by network."""
@@ -89,6 +91,7 @@ def train(
     ema: Mapping[str, F32] | None = None,
     checkpoint: Path | None = None,
     checkpoint_every: float = 30.0,
+    group: Group = ALONE,
     progress: Callable[[Progress], bool],
 ) -> Trained | None:
     """Train the whole model from ``state``; None if ``progress`` said False, which abandons the training.
@@ -98,19 +101,22 @@ def train(
     ``progress`` is called about every second and at the end of each epoch. ``checkpoint`` is a file that is
     written at an epoch's end, at most every ``checkpoint_every`` seconds; if it is there at the start, and of
     this very training, that goes on from it. The caller deletes it once the result is safe. ``ema`` is the
-    moving average that the round before ended with; without one it starts from ``state``.
+    moving average that the round before ended with; without one it starts from ``state``. ``group``: each of its
+    processes is called with the same; the first one alone writes the checkpoint and has a moving average.
 
     Raises DataError if the images are not the model's, WrongShape for a foreign state, NotFinite if the loss
-    or the weights become NaN or infinite. A checkpoint that cannot be written is only warned of.
+    or the weights become NaN or infinite, Lost. A checkpoint that cannot be written is only warned of.
     """
     _check(config, images)
     if config.training.threads:
         torch.set_num_threads(config.training.threads)
-    descent = _STEPS[config.kind](config, state, ema, round, shared)
+    descent = _STEPS[config.kind](config, state, ema, round, shared, group)
     key = _key(config, images, f"{seed} {round} {sorted(shared)}", state, ema or {})
     tally = Tally() if checkpoint is None else restore(checkpoint, key, descent.vectors())
+    group.check_agree(tally.step, descent.device)
     pixels = torch.from_numpy(np.require(images.pixels, requirements="W"))
-    labels = torch.from_numpy(np.array(images.labels)) if config.conditional else None
+    classes = conditions(config, images.labels, len(images.pixels))
+    labels = None if classes is None else torch.from_numpy(np.array(classes))
     size = config.training.batch_size * config.training.accumulate
     steps = config.training.steps or (config.training.epochs or 0) * math.ceil(len(pixels) / size)
     saved, recent = time.monotonic(), _Window()
@@ -123,7 +129,7 @@ def train(
 
     while tally.step < steps:
         epoch = _Window()
-        with _randomness(seed, tally.epoch, len(pixels), descent.device) as (order, generator):
+        with _randomness(seed, tally.epoch, len(pixels), descent.device, group.rank) as (order, generator):
             batches = torch.split(order, size)[: steps - tally.step]
             for batch in batches:
                 loss = descent.step(pixels[batch], None if labels is None else labels[batch], generator)
@@ -137,7 +143,7 @@ def train(
         tally.epoch, tally.images, tally.loss = tally.epoch + 1, tally.images + epoch.images, epoch.loss
         tally.first_loss = epoch.loss if tally.epoch == 1 else tally.first_loss
         tally.losses, tally.seconds = epoch.losses, tally.seconds + epoch.seconds
-        if checkpoint is not None and time.monotonic() - saved >= checkpoint_every:
+        if checkpoint is not None and group.leads and time.monotonic() - saved >= checkpoint_every:
             save(checkpoint, key, tally, descent.vectors())
             saved = time.monotonic()
         if not told():
@@ -157,14 +163,10 @@ def _result(descent: Descent | Adversaries, tally: Tally) -> Trained:
 
 
 def _check(config: FederationConfig, images: Images) -> None:
-    """Raises DataError for images that are not the model's."""
+    """Raises DataError for images that are not of the model's shape."""
     size, channels = config.model["sample_size"], config.model["in_channels"]
     if not len(images.pixels) or images.pixels.shape[1:] != (channels, size, size):
         raise DataError(f"the model takes (N, {channels}, {size}, {size}), not {images.pixels.shape}")
-    if config.conditional:
-        known, labels = np.arange(config.model["num_class_embeds"]), images.labels
-        if labels is None or len(labels) != len(images.pixels) or not np.isin(labels, known).all():
-            raise DataError("the model is class-conditional, and not every image has one of its labels")
 
 
 def _key(config: FederationConfig, images: Images, chosen: str, *states: Mapping[str, F32]) -> str:
@@ -178,15 +180,18 @@ def _key(config: FederationConfig, images: Images, chosen: str, *states: Mapping
 
 
 @contextmanager
-def _randomness(seed: int, epoch: int, images: int, device: torch.device) -> Iterator[tuple[Tensor, torch.Generator]]:
-    """An epoch's order of the images and its source of noise; within, dropout is seeded as well."""
+def _randomness(
+    seed: int, epoch: int, images: int, device: torch.device, rank: int
+) -> Iterator[tuple[Tensor, torch.Generator]]:
+    """An epoch's order of the images and its source of noise; within, dropout is seeded as well, for each rank anew."""
     sequence = np.random.SeedSequence([seed % (1 << 64), epoch])
     order = torch.from_numpy(np.random.default_rng(sequence).permutation(images))
     word = int(sequence.generate_state(1, np.uint64)[0])
     gpus = [torch.cuda.current_device()] if device.type == "cuda" else []
     # Dropout takes no generator: it draws from the global state, which is lent for the epoch and given back.
     with torch.random.fork_rng(devices=gpus):
-        torch.default_generator.manual_seed(word)
+        own = (word + rank) % (1 << 64)
+        torch.default_generator.manual_seed(own)
         if gpus:
-            torch.cuda.manual_seed(word)
+            torch.cuda.manual_seed(own)
         yield order, torch.Generator(device).manual_seed(word)

@@ -47,11 +47,13 @@ PURE = {
 HEAVY = {"torch", "diffusers", "sklearn", "matplotlib"}
 HEAVY_MODULES = {
     "core/dcgan.py",
+    "core/denoising.py",
     "core/diffusion.py",
     "core/network.py",
     "silo/adversaries.py",
     "silo/checkpoint.py",
     "silo/descent.py",
+    "silo/group.py",
     "silo/optimizer.py",
     "silo/proximal.py",
     "silo/trainer.py",
