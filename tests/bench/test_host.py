@@ -18,7 +18,7 @@ from feddiff.core.features import Extractor
 from feddiff.core.identity import Invitation
 from feddiff.core.images import Images
 from feddiff.silo.gauge import Gauge
-from feddiff.silo.learner import ImageLearner, Learner
+from feddiff.silo.learner import ImageLearner, Learner, Lesson
 
 RULES = """\
 preset = "digits-8"
@@ -70,7 +70,7 @@ def test_silos_train_and_measure_in_turns(tmp_path: Path, monkeypatch: pytest.Mo
     rules = from_table({"preset": "digits-8", "quality": {"extractor": "ab" * 32}}, "test")
     learner = host.HostedLearner(rules, tmp_path, tmp_path, turns)
     assert learner.gauge is not None
-    learner.learn({}, None, 0, tmp_path, lambda *_: True)
+    learner.learn(Lesson(1, {}, None, 0, tmp_path), lambda *_: True)
     learner.gauge.measure({}, 0, tmp_path, lambda *_: True)
     learner.gauge.statistics(tmp_path, lambda *_: True)
     assert held == ["learn", "measure", "statistics"]

@@ -45,7 +45,7 @@ def test_a_federators_folder_and_rules(stage: Stage) -> None:
 
     good = stage.rules.read_text()
     for wrong, says in (
-        (good.replace("epochs = 1", "epoch = 1"), "unknown key 'training.epoch'; known here: batch_size, ema_decay"),
+        (good.replace("epochs = 1", "epoch = 1"), "unknown key 'training.epoch'; known here: accumulate, batch_size"),
         (good.replace('"udec"', '"everything"'), "plan"),
         (good.replace("[rounds]", "[rounds"), "federation.toml"),
         (good.replace("sample_size = 8", "sample_size = -8"), "model.sample_size must be"),
