@@ -181,8 +181,8 @@ def stage(
         file, classes = _convnet(images, config, say, stop)
     extractor = Extractor.load(file, asked.kind)
     read = (extractor.digest, asked.kind, config.model["sample_size"], config.model["in_channels"])
-    told = config.conditional if config.null_class is None else "with a null class"
-    key = hashlib.sha256(json.dumps([*read, config.data.classes, told]).encode()).hexdigest()[:16]
+    labelled = config.conditional if config.null_class is None else "with a null class"
+    key = hashlib.sha256(json.dumps([*read, config.data.classes, labelled]).encode()).hexdigest()[:16]
     found = []
     sources: dict[str, AbstractContextManager[Path]] = {"training": _pooled(images), "test": nullcontext(images.test)}
     for part, source in sources.items():
