@@ -7,8 +7,10 @@ silos get theirs by hard links. A folder is ``LABEL/IMAGE``, or ``SILO/LABEL/IMA
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ import numpy as np
 
 from feddiff.bench.archive import KINDS, appearing, unpack
 from feddiff.bench.partition import Labels, Split, named
+from feddiff.core.classes import proportional
 from feddiff.core.errors import ConfigError, DataError
 from feddiff.core.identity import check_name
 from feddiff.core.images import FORMATS
@@ -76,6 +79,8 @@ class Dataset:
     train: Folder
     test: Path
     """LABEL/IMAGE."""
+    pool: Path | None = None
+    """LABEL/IMAGE: public images, which silos get from a federator that shares them, or not at all."""
 
 
 def folder(root: Path, by_silo: bool = False) -> Folder:
@@ -105,11 +110,14 @@ def folder(root: Path, by_silo: bool = False) -> Folder:
     return Folder(root, tuple(sorted(found, key=Path.as_posix)), silos)
 
 
-def stage(path: str, test: str | None, held_out: int, limit: int | None, by_silo: bool, into: Path) -> Dataset:
+def stage(
+    path: str, test: str | None, held_out: int, limit: int | None, by_silo: bool, into: Path, pool: float = 0
+) -> Dataset:
     """Bring a sweep's images into the run's folder, once.
 
     ``path`` and ``test`` are folders or archives. ``test`` is held out; without it one in ``held_out`` of ``path``'s
-    is. ``limit`` is the most of each kind that is used. Raises DataError, ConfigError.
+    is. ``limit`` is the most of each kind that is used. ``pool``: so many of those to train on, or this share of them
+    if it is below 1, are no silo's, in the shares of the labels. Raises DataError, ConfigError.
     """
     into.mkdir(parents=True, exist_ok=True)
     source = folder(write_digits(into / BUILT_IN) if path == BUILT_IN else unpack(Path(path), into, by_silo), by_silo)
@@ -120,10 +128,11 @@ def stage(path: str, test: str | None, held_out: int, limit: int | None, by_silo
     if test is not None:
         shuffled = np.random.default_rng(SHUFFLE).permutation(len(held.images))
         held = _some(held, shuffled.tolist(), limit)
+    train, public = _apart(train, pool)
     if not held.images or not train.images:
         raise DataError(f"{path}: {len(source.images)} images are too few to hold out one in {held_out}")
     digest = hashlib.sha256()
-    for part in (train, held):
+    for part in (train, held, *([public] if public.images else [])):
         for image in part.images:
             with (part.root / image).open("rb") as file:
                 content = hashlib.file_digest(file, "sha256").hexdigest()
@@ -136,13 +145,19 @@ def stage(path: str, test: str | None, held_out: int, limit: int | None, by_silo
                 link(train.root / image, half / "train" / image)
             for image in held.images:
                 link(held.root / image, half / "test" / (held.pooled(image) if held.silos else image))
-    return Dataset(digest.hexdigest(), Folder(home / "train", train.images, train.silos), home / "test")
+            for image in public.images:
+                link(public.root / image, half / "pool" / (public.pooled(image) if public.silos else image))
+    return _dataset(digest.hexdigest(), Folder(home / "train", train.images, train.silos), home)
 
 
 def staged(digest: str, by_silo: bool, into: Path) -> Dataset:
     """What ``stage`` left in a run's folder, from its digest. Raises DataError if it is not there."""
     home = into / digest[:16]
-    return Dataset(digest, folder(home / "train", by_silo), home / "test")
+    return _dataset(digest, folder(home / "train", by_silo), home)
+
+
+def _dataset(digest: str, train: Folder, home: Path) -> Dataset:
+    return Dataset(digest, train, home / "test", home / "pool" if (home / "pool").exists() else None)
 
 
 def write_digits(home: Path) -> Path:
@@ -169,6 +184,20 @@ def link(source: Path, target: Path) -> None:
         raise ConfigError(f"{target} is there already; give a new folder") from None
     except OSError:
         shutil.copyfile(real, target)
+
+
+def _apart(train: Folder, pool: float) -> tuple[Folder, Folder]:
+    """(what is left to silos, what is public): drawn of each label, as many as its share of all is."""
+    if not pool:
+        return train, Folder(train.root, ())
+    count, labels = math.ceil(pool if pool >= 1 else pool * len(train.images)), train.labels()
+    if count >= len(train.images):
+        raise ConfigError(f"data.pool takes {count} of {len(train.images)} training images; silos need some")
+    taken = Counter(proportional(np.bincount(labels).tolist(), count))
+    order = np.random.default_rng(SHUFFLE).permutation(len(labels))
+    public = {int(place) for label, most in taken.items() for place in order[labels[order] == label][:most]}
+    rest = [place for place in range(len(labels)) if place not in public]
+    return _some(train, rest, None), _some(train, list(public), None)
 
 
 def _some(whole: Folder, places: Sequence[int], limit: int | None) -> Folder:

@@ -14,6 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from feddiff.bench.perturb import Perturber
@@ -76,12 +77,13 @@ def live(
     client: Client,
     make_learner: Callable[[FederationConfig], Learner],
     made: Callable[[Silo], None] = lambda silo: None,
+    accept_pool: bool = False,
 ) -> None:
     """Run one enrolled silo until the federation is finished, and close its client. ``made`` is given it before."""
     try:
         local = Local(state)
         try:
-            silo = Silo(name, local, client, make_learner, Display(bars=False))
+            silo = Silo(name, local, client, make_learner, Display(bars=False), accept_pool)
             made(silo)
             silo.run()
         finally:
@@ -96,6 +98,7 @@ def host(
     tokens: Mapping[str, str],
     make_learner: Callable[[str, FederationConfig], Learner],
     grace_s: float = GRACE_S,
+    accept_pool: bool = False,
 ) -> dict[str, BaseException]:
     """Enrol and run one silo for each token, in threads; returns the errors of those that did not finish.
 
@@ -116,7 +119,7 @@ def host(
         try:
             enroll.join_patiently(Invitation.parse(token), state, address, stopping)
             if not stopping.is_set():
-                live(name, state, Client(address, state), lambda config: make_learner(name, config), made)
+                live(name, state, Client(address, state), partial(make_learner, name), made, accept_pool)
         except BaseException as error:  # told to the caller: a thread has nobody else to tell
             with lock:
                 failed[name] = error
@@ -144,6 +147,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--trainings", type=int, default=1)
     parser.add_argument("--extractor", type=Path)
+    parser.add_argument("--accept-pool", action="store_true")
     options = parser.parse_args(arguments)
     console.log_lines(verbose=False)
     console.one_heap()
@@ -158,7 +162,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.data is not None:
         # As long as the federator takes to listen: silos that came before it did would back off, for seconds.
         from feddiff.silo import trainer  # noqa: F401
-    failed = host(options.address, options.folder, tokens, learner)
+    failed = host(options.address, options.folder, tokens, learner, accept_pool=options.accept_pool)
     if not failed:
         return 0
     for name, error in reversed(failed.items()):  # the first one last, where it is looked for

@@ -26,6 +26,7 @@ PARTS = {
     "decoder": (0.6, "////"),
     "generator": (1.0, ""),
     "discriminator": (0.3, ""),
+    "pool": (0.15, "...."),
     "protocol": (0.0, ""),
 }
 """How strong a plan's colour is for a part of the network, or what carries no weights, and its hatching."""

@@ -17,6 +17,7 @@ import numpy as np
 from feddiff.bench.cell import Cell
 from feddiff.core.config import FederationConfig
 from feddiff.core.segments import F32, Layout
+from feddiff.core.spool import POOL
 
 if TYPE_CHECKING:
     from feddiff.federator.federation import Federation
@@ -146,7 +147,8 @@ def _cost(federation: Federation) -> dict[str, Any]:
         name: sum(each[name] for each in rounds) for name in ("raw", "images", "seconds")
     }
     totals["loss"] = rounds[-1]["loss"] if rounds else None
-    segments = {name: sizes(segment=name) for name in (*federation.layout.names, "")}
+    public = [POOL] if any(each.segment == POOL for each in entries) else []
+    segments = {name: sizes(segment=name) for name in (*federation.layout.names, *public, "")}
     return {"parameters": federation.layout.size, "rounds": rounds, "segments": segments, "totals": totals}
 
 

@@ -70,6 +70,7 @@ def run(
             extractor=None if meanwhile is None else meanwhile.file,
             reference=None if meanwhile is None else dataset.test,
             initial=initial,
+            pool=None if cell.config.pool is None else dataset.pool,
         )
         finished = outcome.federated(config, list(counts), folder)
     else:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from feddiff.bench.reference import QualitySection
 from feddiff.core.sections import Count, Seconds, Section
@@ -24,8 +24,17 @@ class DataSection(Section):
     held_out: Annotated[int, Field(ge=2, le=1000)] = 5
     images: Count | None = None
     """Train on so many of them at most, and hold out as many at most."""
+    pool: Annotated[float, Field(ge=0)] = 0.0
+    """Training images, or below 1 the share of them, that no silo has: what the federator of cells with a table
+    [pool] shares. The same in all cells."""
     least: Count = 1
     """Images that every silo gets at least."""
+
+    @model_validator(mode="after")
+    def _pool_is_images(self) -> Self:
+        if self.pool >= 1 and not self.pool.is_integer():
+            raise ValueError("pool is a number of images, or a share of them below 1")
+        return self
 
 
 class SamplesSection(Section):

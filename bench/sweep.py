@@ -72,7 +72,7 @@ class Sweep:
     def images(self, into: Path) -> Dataset:
         """The images, staged in a run's folder. Raises DataError."""
         data = self.rules.data
-        return stage(*self.sources(), data.held_out, data.images, self.by_silo, into)
+        return stage(*self.sources(), data.held_out, data.images, self.by_silo, into, data.pool)
 
     @property
     def by_silo(self) -> bool:
@@ -138,6 +138,8 @@ class Sweep:
         config = self._config(table)
         if (config.initial == "file") != published:
             raise ConfigError(f"{self.where}: name the published model: initial = PATH, before [federation]")
+        if config.pool is not None and not self.rules.data.pool:
+            raise ConfigError(f"{self.where}: [pool] shares images that are no silo's; say with data.pool how many are")
         if self.rules.passes is not None and not (strategy == BEFORE and "count" in rounds):
             if config.training.epochs is None or "count" in rounds:
                 raise ConfigError(f"{self.where}: passes decides rounds.count, and needs local epochs, not steps")

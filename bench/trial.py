@@ -111,6 +111,7 @@ def federate(
     extractor: Path | None = None,
     reference: Path | None = None,
     initial: Path | None = None,
+    pool: Path | None = None,
 ) -> Path:
     """Run the federation of these rules (TOML) to its end; returns its federation.toml, whose folder has all it left.
 
@@ -118,8 +119,9 @@ def federate(
     but no more than there are CPUs for one of ``jobs`` federations at a time, and train as many at once as those are.
     ``told`` gets the federator's lines about closed rounds and what it measures of them. Rules with ``[quality]`` need
     the ``extractor``'s file, and the federator's ``reference`` images; ``initial``: the published model to begin with,
-    for rules that want one. Raises ConfigError for wrong rules, FedDiffError
-    if a process ends with an error or no round closes for ``patience_s``, KeyboardInterrupt when ``stop`` is set.
+    for rules that want one; ``pool``: public images for those that share them, which every silo accepts. Raises
+    ConfigError for wrong rules, FedDiffError if a process ends with an error or no round closes for ``patience_s``,
+    KeyboardInterrupt when ``stop`` is set.
     """
     home, port = folder / "federator", free_port()
     site.init(home, "trial", "digits-8", f"127.0.0.1:{port}", [])
@@ -130,13 +132,14 @@ def federate(
     seeing = [] if extractor is None else ["--extractor", str(extractor)]
     held = [] if reference is None else ["--reference", str(reference)]
     begun = [] if initial is None else ["--initial", str(initial)]
+    begun += [] if pool is None else ["--pool", str(pool)]
     cpus = max(console.cpus() // jobs, 1)
     processes = min(processes, cpus)
     commands = {"federator": ["feddiff.federator.cli", "serve", "--config", str(config), *seeing, *held, *begun]}
     for number in range(processes):
         hosted = tokens[number::processes]
         where = [f"127.0.0.1:{port}", str(folder / "silos"), "--data", str(folder / "data"), *seeing]
-        where += ["--trainings", str(cpus // processes)]
+        where += ["--trainings", str(cpus // processes), *([] if pool is None else ["--accept-pool"])]
         if hosted:
             commands[f"silos-{number + 1}"] = ["feddiff.bench.host", *where, *hosted]
     with contextlib.ExitStack() as stack:

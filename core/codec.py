@@ -36,6 +36,8 @@ from feddiff.core import quantize
 from feddiff.core.errors import ConfigError, DigestMismatch, NotFinite, ProtocolError, TooLarge, WrongShape
 from feddiff.core.segments import F32
 
+UINT8 = "uint8"
+"""What a manifest says whose chunks are frames of bytes, not of weights (core/pool.py)."""
 LEVEL = 1
 """Of zstd. Up to 9, none makes the byte planes of weights smaller; they cost up to five times the time."""
 
@@ -93,12 +95,12 @@ def _fp32_encode(values: F32, base: F32 | None) -> bytes:
         signs = words.view(np.int32) >> 31
         words <<= np.uint32(1)
         words ^= signs.view(np.uint32)
-    return _pack(_planes(words))
+    return pack(_planes(words))
 
 
 def _fp32_decode(payload: bytes, count: int, base: F32 | None) -> F32:
     _check_base(count, base)
-    words: _U32 = _words(_unpack(payload, count, 4 * count), count, np.uint32)
+    words: _U32 = _words(unpack(payload, count, 4 * count), count, np.uint32)
     if base is not None:
         signs = words & np.uint32(1)
         np.negative(signs, out=signs)
@@ -139,7 +141,7 @@ def _lossy(
             _refuse(values, _INFINITY, "is too far from its base for float32; send absolute values")
         wider = 1.0
         body = narrow(values, wider) if values.size else np.empty(0, np.uint8)
-        while len(payload := _pack(body)) > bound(values.size):
+        while len(payload := pack(body)) > bound(values.size):
             wider *= 1.25
             body = narrow(values, wider)
         return payload, body
@@ -157,7 +159,7 @@ def _lossy(
 
     def decode(payload: bytes, count: int, base: F32 | None) -> F32:
         _check_base(count, base)
-        return widened(_unpack(payload, count, size(count)), count, base)
+        return widened(unpack(payload, count, size(count)), count, base)
 
     def settle(values: F32, base: F32 | None) -> tuple[bytes, F32]:
         payload, body = settled(values, base)
@@ -239,15 +241,18 @@ def _words(planes: _U8, count: int, dtype: type[np.unsignedinteger[Any]]) -> npt
     return words
 
 
-def _pack(body: _U8) -> bytes:
-    """One zstd frame; nothing for nothing."""
+def pack(body: _U8) -> bytes:
+    """Bytes, uint8 of shape (n,), as one zstd frame; nothing for nothing."""
     # A new compressor for each call: they are cheap, and must not be shared between threads.
     zstd = zstandard.ZstdCompressor(level=LEVEL, write_checksum=False, write_content_size=True)
     return zstd.compress(body.data) if body.size else b""
 
 
-def _unpack(payload: bytes, count: int, size: int) -> _U8:
-    """The ``size`` bytes that were packed, read-only. Allocates no more, whatever the payload claims."""
+def unpack(payload: bytes, count: int, size: int) -> _U8:
+    """The ``size`` bytes that were packed of ``count`` elements, read-only. Allocates no more, whatever is claimed.
+
+    Raises TooLarge, ProtocolError, DigestMismatch.
+    """
     if len(payload) > payload_bound(count):
         raise TooLarge(f"{len(payload)} bytes for {count} elements; at most {payload_bound(count)} are read")
     if not count:

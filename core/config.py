@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import Field, ValidationError, model_validator
 
 from feddiff.core import kinds
+from feddiff.core.agreement import agree
 from feddiff.core.errors import ConfigError
 from feddiff.core.filtering import FilterConfig
 from feddiff.core.presets import ECONOMIES, PRESETS
@@ -26,6 +27,7 @@ from feddiff.core.sections import (
     DataConfig,
     DiffusionConfig,
     OuterConfig,
+    PoolConfig,
     QualityConfig,
     RoundsConfig,
     Section,
@@ -41,7 +43,7 @@ Fixed = Literal["full", "usplit", "ulatdec", "udec"]
 Policy = Literal[Fixed, "budget"]
 POLICIES: tuple[Fixed, ...] = ("full", "usplit", "ulatdec", "udec")
 _LATER = (
-    *(("", name) for name in ("budget", "quality", "filter", "personal", "frozen", "weights")),
+    *(("", name) for name in ("budget", "quality", "filter", "personal", "frozen", "weights", "pool")),
     *(("training", name) for name in ("proximal", "clip", "accumulate", "schedule", "warmup")),
     ("outer", "ema"),
     ("rounds", "sampled"),
@@ -70,6 +72,7 @@ class FederationConfig(Section):
     training: TrainingConfig = TrainingConfig(epochs=1)
     data: DataConfig = DataConfig()
     codec: CodecConfig = Field(default_factory=CodecConfig)
+    pool: PoolConfig | None = None
     weights: WeightsConfig = WeightsConfig()
     outer: OuterConfig = OuterConfig()
     rounds: RoundsConfig = RoundsConfig()
@@ -92,9 +95,7 @@ class FederationConfig(Section):
         if self.model["in_channels"] not in (1, 3):
             raise ValueError("model.in_channels must be 1 (grey) or 3 (colour)")
         if type(self.model["sample_size"]) is not int or not 1 <= self.model["sample_size"] <= MAX_SAMPLE_SIZE:
-            raise ValueError(
-                f"model.sample_size must be one number of pixels, 1 to {MAX_SAMPLE_SIZE}: images are square"
-            )
+            raise ValueError(f"model.sample_size must be one number of pixels, 1 to {MAX_SAMPLE_SIZE} (a square)")
         try:
             json.dumps(self.model, allow_nan=False)
         except (TypeError, ValueError, RecursionError):
@@ -102,46 +103,11 @@ class FederationConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _budget_fits(self) -> Self:
-        if (self.plan == "budget") != (self.budget is not None):
-            raise ValueError('plan = "budget" needs a table [budget], and no other plan has one')
-        if self.budget is not None and not self.codec.delta:
-            raise ValueError('plan = "budget" sends differences; it needs codec.delta = true')
-        if self.budget is not None and ((self.codec.up, self.codec.down) != ("fp32", "fp32") or self.codec.segments):
-            raise ValueError('plan = "budget" chooses the codecs, from budget.codecs; leave those of [codec] out')
-        if self.budget is not None and self.rounds.sampled is not None:
-            raise ValueError('plan = "budget" says itself who takes part; leave rounds.sampled out')
-        if self.budget is not None and (self.personal or self.frozen):
-            raise ValueError('plan = "budget" takes every segment in turn; leave personal and frozen out')
+    def _tables_agree(self) -> Self:
+        agree(self)
         return self
 
     @model_validator(mode="after")
-    def _samples_fit(self) -> Self:
-        if self.quality is not None and self.quality.steps > self.diffusion.timesteps:
-            raise ValueError(f"quality.steps is more than the {self.diffusion.timesteps} diffusion.timesteps")
-        return self
-
-    @model_validator(mode="after")
-    def _rounds_fit(self) -> Self:
-        if self.training.warmup >= self.rounds.count:
-            raise ValueError(
-                f"training.warmup {self.training.warmup} is not less than rounds.count {self.rounds.count}"
-            )
-        if self.outer.ema and not self.has_global_model:
-            raise ValueError("outer.ema is of the global model, and with these rules there is none; leave it out")
-        return self
-
-    @model_validator(mode="after")
-    def _silos_are_taken_fairly(self) -> Self:
-        if self.rounds.sampling == "size" and self.weights.by != "uniform":
-            raise ValueError(
-                f'rounds.sampling = "size" takes large silos more often, and weights.by = "{self.weights.by}" counts'
-                ' their images again; set weights.by = "uniform"'
-            )
-        if self.filter is not None:
-            self.filter.check(self.rounds, self.quality if self.silos_measure else None)
-        return self
-
     def _network_fits(self) -> Self:
         kinds.check(self)
         return self

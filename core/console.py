@@ -10,6 +10,7 @@ import ctypes
 import logging
 import os
 import resource
+import signal
 import sqlite3
 import sys
 import traceback
@@ -65,6 +66,18 @@ def cpus() -> int:
     found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     task = os.environ.get("SLURM_CPUS_PER_TASK", "")
     return max(min(found, int(task)), 1) if task.isdecimal() else found
+
+
+def tie(parent: int) -> None:
+    """Die with the process that started this one, even with one that is killed; it says itself when this is to end."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, Linux
+    # Ctrl-C and systemd tell both at once, and a daemon kills its child when it stops.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    if os.getppid() != parent:
+        sys.exit("the process that started this one is gone")
 
 
 def many_files() -> None:

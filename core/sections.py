@@ -180,6 +180,23 @@ class WeightsConfig(Section):
         return self
 
 
+class PoolConfig(Section):
+    """Public images that the federator shares with the silos (core/pool.py): the set G, and what becomes of it."""
+
+    beta: Annotated[float, Field(gt=0, le=10)]
+    """Images in G, as a share of those of all silos together when the first round would open."""
+    alpha: Annotated[float, Field(ge=0, le=1)]
+    """The share of G that each silo gets, its own draw, to train on beside its own images."""
+    warmup: Annotated[int, Field(ge=0, le=100_000)] = 0
+    """Epochs on G of the model that the first round starts from; 0: it starts from the initial one."""
+
+    @model_validator(mode="after")
+    def _for_something(self) -> Self:
+        if not self.alpha and not self.warmup:
+            raise ValueError("alpha = 0 and warmup = 0 leave nothing to do with the images; leave [pool] out")
+        return self
+
+
 class OuterConfig(Section):
     """The federator's optimizer on the silos' average (federator/outer.py). The default is FedAvg."""
 
@@ -248,6 +265,14 @@ class RoundsConfig(Section):
         if self.quorum is not None and self.quorum > most:
             raise ValueError(f"quorum {self.quorum} is more than {of} {most}")
         return self
+
+    def check(self, weights: WeightsConfig) -> None:
+        """Raises ValueError for weights that do not go with how silos are sampled."""
+        if self.sampling == "size" and weights.by != "uniform":
+            raise ValueError(
+                f'rounds.sampling = "size" takes large silos more often, and weights.by = "{weights.by}" counts their'
+                ' images again; set weights.by = "uniform"'
+            )
 
     @property
     def needed(self) -> int:

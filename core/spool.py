@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from feddiff.core.codec import CODECS, payload_bound
+from feddiff.core.codec import CODECS, UINT8, payload_bound
 from feddiff.core.errors import DigestMismatch, FedDiffError, OffsetMismatch, ProtocolError, StoreError, TooLarge
 from feddiff.core.store import make_visible, write_at
 
@@ -29,6 +29,8 @@ MAX_CHUNKS = 1 << 24
 _MAGIC = b"FDT1"
 _RECORD = struct.Struct("<II16s")
 _SEAL = 0xFFFFFFFF
+POOL = "pool"
+"""In place of a segment: public images (core/pool.py), uint8, which count as no parameters."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9._@+-]{0,127}")
 
 
@@ -53,7 +55,7 @@ class Manifest:
         for what in (self.transfer, self.segment):
             if not _NAME.fullmatch(what):
                 raise ProtocolError(f"{what!r:.80} cannot name a transfer or a segment")
-        if self.codec not in CODECS:
+        if self.codec not in CODECS and not self.public:
             raise ProtocolError(f"there is no codec {self.codec!r:.40}; known: {', '.join(CODECS)}")
         if not -1 <= self.base_version < self.version:
             raise ProtocolError(f"{self.transfer}: version {self.version} cannot follow {self.base_version}")
@@ -73,6 +75,21 @@ class Manifest:
     @property
     def absolute(self) -> bool:
         return self.base_version < 0
+
+    @property
+    def public(self) -> bool:
+        """Whether it holds images of the pool: values are bytes."""
+        return (self.segment, self.codec) == (POOL, UINT8)
+
+    @property
+    def parameters(self) -> int:
+        """Weights that it holds."""
+        return 0 if self.public else self.elements
+
+    @property
+    def raw(self) -> int:
+        """Bytes of its values before encoding."""
+        return self.elements if self.public else 4 * self.elements
 
     def path(self, folder: Path) -> Path:
         """Where the transfer lies in a folder once it is committed."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 import grpc
 
@@ -19,6 +19,9 @@ from feddiff.core.quality import Measured
 from feddiff.core.spool import Manifest
 from feddiff.v1 import federation_pb2
 from feddiff.v1 import transfer_pb2 as pb
+
+if TYPE_CHECKING:
+    from feddiff.core.pool import Portion
 
 PROTOCOL = 2
 """Peers must speak the same number: it changes when an old peer could no longer be understood."""
@@ -199,6 +202,17 @@ def manifests_from(messages: Iterable[pb.Manifest]) -> list[Manifest]:
     if len(found) > transfer.MAX_MANIFESTS:
         raise errors.TooLarge(f"{len(found)} transfers in one offer; at most {transfer.MAX_MANIFESTS}")
     return found
+
+
+def portion_to(portion: Portion) -> federation_pb2.Portion:
+    return federation_pb2.Portion(manifest=manifest_to(portion.manifest), digest=portion.digest)
+
+
+def portion_from(message: federation_pb2.Portion) -> Portion:
+    """What it is of is not checked. Raises ProtocolError, TooLarge."""
+    from feddiff.core.pool import Portion
+
+    return Portion(manifests_from([message.manifest])[0], message.digest)
 
 
 def standing_to(items: Iterable[transfer.Standing]) -> pb.Standing:

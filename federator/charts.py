@@ -28,9 +28,10 @@ PARTS = {
     "decoder": "#009E73",
     "generator": "#0072B2",
     "discriminator": "#E69F00",
+    "pool": "#882255",
     "protocol": "#999999",
 }
-"""A part of the network, or what carries no weights, and its colour."""
+"""A part of the network, public images, or what carries neither, and its colour."""
 SILOS = ("#D55E00", "#CC79A7", "#56B4E9")
 DASHES = ("-", "--", ":")
 LABELLED = len(SILOS) * len(DASHES)

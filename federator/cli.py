@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--initial", type=Path, metavar="PATH", help="a published model, for rules that begin with it")
     serve.add_argument("--extractor", type=Path, metavar="FILE", help="TorchScript that makes features of images")
     serve.add_argument("--reference", type=Path, metavar="FOLDER", help="LABEL/IMAGE: what the model is measured by")
+    serve.add_argument("--pool", type=Path, metavar="FOLDER", help="public images: consent to give them to silos")
     serve.add_argument("--verbose", action="store_true")
     for name, text in (
         ("status", "What the federation is doing, and what it waits for."),
@@ -138,7 +139,8 @@ def _serve(options: argparse.Namespace) -> int:
     config = load(options.config)
     folder = options.config.resolve().parent
     listen = options.listen or f"[::]:{site.address(folder)[1]}"
-    federator = Federator(folder, config, listen, options.extractor, options.reference, options.initial)
+    given = (options.extractor, options.reference, options.initial, options.pool)
+    federator = Federator(folder, config, listen, *given)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: federator.stop())
     if stopping.is_set():  # the signal came while the federator was being made

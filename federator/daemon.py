@@ -11,7 +11,6 @@ import fcntl
 import logging
 import os
 import shutil
-import socket
 import sqlite3
 import threading
 import time
@@ -27,7 +26,7 @@ from feddiff.core.config import FederationConfig
 from feddiff.core.errors import ConfigError, FedDiffError, StoreError
 from feddiff.core.identity import load_certificate
 from feddiff.core.store import WeightsReader
-from feddiff.federator import operator
+from feddiff.federator import operator, site, warmup
 from feddiff.federator.database import Database
 from feddiff.federator.enroll import EnrollmentService
 from feddiff.federator.federation import Federation
@@ -90,12 +89,15 @@ class Federator:
         extractor: Path | None = None,
         reference: Path | None = None,
         initial: Path | None = None,
+        pool: Path | None = None,
     ) -> None:
         check(config, extractor, reference)
+        warmup.check(config, pool)
         self._lock = _lock(folder)
         self.federation = open_federation(folder, config, initial)
         self._gauging = Gauging(self.federation, extractor, reference)
         self._publisher = Publisher(self.federation)
+        self._warmup = warmup.Warmup(self.federation, pool)
         self._stop = threading.Event()
         self._servers: list[grpc.Server] = []
         self.port = self._serve_silos(folder, listen)
@@ -127,7 +129,7 @@ class Federator:
             options=wire.SERVER_OPTIONS,
             maximum_concurrent_rpcs=MAX_THREADS,
         )
-        _check_free(listen)
+        site.check_free(listen)
         credentials = grpc.dynamic_ssl_server_credentials(roots(), roots, require_client_authentication=True)
         try:
             port = server.add_secure_port(listen, credentials)
@@ -179,11 +181,13 @@ class Federator:
             flusher.join()
             self._gauging.close()
             self._publisher.close()
+            self._warmup.close()
             os.close(self._lock)
 
     def _step(self, told: Callable[[Round], None]) -> bool:
         federation = self.federation
         decision = decide(time.monotonic(), look(federation, time.monotonic()), federation.config.rounds)
+        decision = self._warmup.before(decision)
         if decision.reason != federation.decision.reason or decision.action != "wait":
             # Countdowns change every second; the log tells the first of them.
             quiet = (
@@ -282,19 +286,3 @@ def _lock(folder: Path) -> int:
     except BlockingIOError:
         raise StoreError(f"{folder} is in use by another federator") from None
     return handle
-
-
-def _check_free(listen: str) -> None:
-    """gRPC's own message for a port in use is two lines of C core; say it in one. Raises ConfigError."""
-    host, _, port = listen.rpartition(":")
-    if not port.isdigit() or not 0 < int(port) < 65536:
-        raise ConfigError(f"--listen {listen}: HOST:PORT was expected, e.g. [::]:50051")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host.strip("[]"), int(port)))
-        except (OSError, UnicodeError) as error:
-            raise ConfigError(
-                f"{listen} cannot be listened on: {str(getattr(error, 'strerror', error)).lower()}"
-            ) from None

@@ -16,13 +16,14 @@ from feddiff.core.config import FederationConfig
 from feddiff.core.errors import NotSelected, ProtocolError, Revoked
 from feddiff.core.segments import Layout
 from feddiff.core.sharing import share
-from feddiff.core.spool import Manifest, Transfer
+from feddiff.core.spool import Manifest
 from feddiff.federator.database import Database
 from feddiff.federator.forecast import forecast
 from feddiff.federator.journal import Journal, Round
 from feddiff.federator.ledger import Entry, Ledger
 from feddiff.federator.links import Links
 from feddiff.federator.planner import Assignment, Work
+from feddiff.federator.pool import Pool
 from feddiff.federator.presence import REACHABLE_S, Presence
 from feddiff.federator.purse import Purse
 from feddiff.federator.roster import Roster
@@ -43,7 +44,8 @@ class Federation:
         self.roster, self.journal, self.ledger = Roster(database), Journal(database), Ledger(database)
         self.sharing = share(layout, config.plan, config.personal, config.frozen)
         self.versions, self.links = Versions(folder, layout, config), Links(self.ledger)
-        self.statistics, self.verdicts = Statistics(folder, config, self.journal), Verdicts(database, config)
+        self.statistics, self.pool = Statistics(folder, config, self.journal), Pool(folder, config, self.journal)
+        self.verdicts = Verdicts(database, config)
         self.purse: Purse | None = None
         if config.budget is not None:
             self.purse = Purse(config, config.budget, layout, self.versions, self.ledger, self.links)
@@ -56,7 +58,6 @@ class Federation:
         self.current = self.journal.current()
         self.since = time.monotonic()
         self.quorum_since: float | None = None
-        self._snapshot = threading.Lock()
         self.round = self.journal.last()
         self.committed = self.complete_updates()
 
@@ -171,11 +172,6 @@ class Federation:
                 if not each.absolute and not self.versions.path(each).exists():
                     raise NotSelected(f"{silo} fetches {each.transfer}, which is gone; its task names another way now")
 
-    def open_transfer(self, manifest: Manifest) -> Transfer:
-        """A published transfer; a snapshot is encoded for whoever comes first. Raises StoreError."""
-        with self._snapshot:
-            return self.versions.open(manifest)
-
     def uploads(self, silo: str) -> list[Manifest]:
         """What the open round wants of a silo."""
         assignment, number = self.assignment(silo), self.open_round()
@@ -263,7 +259,8 @@ class Federation:
             silos = [name for name in silos if name in self.presence]  # one may have been evicted this very moment
             plan = forecast(self, silos)
             taken = {each.silo for each in plan.assignments}
-            weights = {silo.name: silo.samples for silo in self.roster.silos() if silo.name in taken}
+            known = [silo for silo in self.roster.silos() if silo.name in taken]
+            weights = {silo.name: silo.samples + self.pool.given(silo.name) for silo in known}
             self.journal.open(plan, weights, time.time(), reason)
             self.round = self.journal.last()
             self.committed = set()

@@ -23,6 +23,14 @@ from feddiff.federator.outer import Outer
 
 
 @dataclass(frozen=True)
+class Weight:
+    """What a silo's update counts, beside the others', and why."""
+
+    value: float
+    reason: str
+
+
+@dataclass(frozen=True)
 class Contribution:
     """One silo's committed update of the segment. ``weight`` is c_k, above 0 (federator/weighting.py)."""
 

@@ -12,7 +12,6 @@ import argparse
 import io
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -194,21 +193,6 @@ def _telling(what: str) -> Callable[[int, int], None]:
     return tell
 
 
-def _tie(parent: int) -> None:
-    """Die with the federator, even with one that is killed, and leave the machine to its rounds."""
-    import ctypes
-
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)
-    if prctl is not None:
-        prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, Linux
-    # Ctrl-C and systemd tell both at once, and the federator kills its child when it stops.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    if os.getppid() != parent:
-        sys.exit("the federator is gone")
-    os.nice(10)
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="gauge", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("place", type=Path)
@@ -216,7 +200,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--reference", type=Path)
     parser.add_argument("--parent", type=int, required=True)
     options = parser.parse_args(arguments)
-    _tie(options.parent)
+    console.tie(options.parent)
+    os.nice(10)  # the rounds come first
 
     def run() -> int:
         from feddiff.core.store import write_atomic

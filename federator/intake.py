@@ -68,8 +68,8 @@ class Intake:
             silo,
             manifest.segment,
             "up",
-            parameters=manifest.elements,
-            raw=4 * manifest.elements,
+            parameters=manifest.parameters,
+            raw=manifest.raw,
             encoded=stored.payload_bytes,
         )
         return federation.committed_segment(silo, round, manifest.segment, part.digest, cost)

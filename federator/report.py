@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from feddiff.core.errors import StoreError
 from feddiff.core.segments import Layout
+from feddiff.core.spool import POOL
 from feddiff.core.store import write_atomic
 from feddiff.federator import charts, page, tables
 from feddiff.federator.appraisal import curves, newest, rows, table
@@ -87,9 +88,11 @@ class Story:
 
     @property
     def segments(self) -> dict[str, Cost]:
-        """Every segment in layout order, also one that never travelled, then what carries no weights."""
+        """Every segment in layout order, also one that never travelled, then public images, if there were any, and
+        what carries neither."""
         sums = costs(self.entries, lambda e: e.segment)
-        return {name: sums.get(name, Cost()) for name in (*(s.name for s in self.layout.segments), OVERHEAD)}
+        names = (*self.layout.names, *([POOL] if POOL in sums else []), OVERHEAD)
+        return {name: sums.get(name, Cost()) for name in names}
 
     @property
     def seconds(self) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import grpc
@@ -65,6 +66,7 @@ class FederationService(federation_pb2_grpc.FederationServicer):
                 plain(request.device, 200),
                 plain(request.software, 60),
             )
+            self._federation.pool.consent(silo, request.accepts_pool)
         config = self._federation.config
         reply = pb.JoinReply(
             protocol=wire.PROTOCOL,
@@ -108,7 +110,7 @@ class FederationService(federation_pb2_grpc.FederationServicer):
                 )
             reason = federation.left_out(silo) or federation.decision.reason
             return pb.Task(id="wait", reason=reason, wait=pb.Wait())
-        note = federation.verdicts.note(silo, work.round)
+        note, offered = federation.verdicts.note(silo, work.round), federation.pool.portion(silo)
         return pb.Task(
             id=f"round-{work.round}",
             reason="; ".join((federation.decision.reason, *([note] if note else []))),
@@ -122,6 +124,7 @@ class FederationService(federation_pb2_grpc.FederationServicer):
                     pb.Held(segment=name, version=version, digest=federation.versions.digest(name, version))
                     for name, version in work.start.items()
                 ],
+                pool=None if offered is None else wire.portion_to(offered),
             ),
         )
 
@@ -131,13 +134,18 @@ class FederationService(federation_pb2_grpc.FederationServicer):
         silo = self._silo(context)
         self._cuttable(silo, context)
         wanted = wire.manifests_from(request.offer.manifests)
-        self._federation.check_transfers(silo, wanted)
+        public = any(each.public for each in wanted)
+        if public:
+            self._federation.pool.check(silo, wanted)
+        else:
+            self._federation.check_transfers(silo, wanted)
         standing = wire.standing_from(request.standing)
         if len(standing) != len(wanted):
             raise ProtocolError(f"{len(standing)} standings for {len(wanted)} transfers")
         self._traffic.keep()
         afford(self._federation, silo, "down", wanted, standing)
-        sender = Sender(wanted, self._federation.open_transfer)
+        pool, versions = self._federation.pool, self._federation.versions
+        sender = Sender(wanted, partial(pool.open, silo) if public else versions.open)
         self._federation.hear(silo).phase = "fetching"
         number = 0 if self._federation.round is None else self._federation.round.round
         with contextlib.closing(sender), self._gate.pass_through(lambda: self._alive(silo, context)) as passage:
@@ -154,7 +162,7 @@ class FederationService(federation_pb2_grpc.FederationServicer):
                     for part, size in zip(batch, wire.part_bytes(reply), strict=True):
                         self._traffic.sent(number, silo, sender.transfers[part.offer], part, size, took / len(batch))
             except StoreError:  # a chunk is damaged on disk, which no opening shows
-                self._federation.versions.discard([sender.reading] if sender.reading else [])
+                (pool if public else versions).discard([sender.reading] if sender.reading else [])
                 raise
 
     def Submit(  # noqa: N802

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import secrets
+import socket
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -132,3 +133,19 @@ def invitation_text(token: str, name: str, expires: str) -> str:
         f"# at {name}, once, within {expires} (the token is secret; it works one time):\n"
         f"feddiff-silo --data FOLDER_OF_IMAGES --federator {where} --join {token}"
     )
+
+
+def check_free(listen: str) -> None:
+    """gRPC's own message for a port in use is two lines of C core; say it in one. Raises ConfigError."""
+    host, _, port = listen.rpartition(":")
+    if not port.isdigit() or not 0 < int(port) < 65536:
+        raise ConfigError(f"--listen {listen}: HOST:PORT was expected, e.g. [::]:50051")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host.strip("[]"), int(port)))
+        except (OSError, UnicodeError) as error:
+            raise ConfigError(
+                f"{listen} cannot be listened on: {str(getattr(error, 'strerror', error)).lower()}"
+            ) from None

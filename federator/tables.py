@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from feddiff.core.spool import POOL
 from feddiff.federator import page
 from feddiff.federator.cost import Cost, costs
 from feddiff.federator.ledger import OVERHEAD
@@ -11,6 +12,8 @@ from feddiff.federator.measure import NONE, amount, number, ratio, span
 
 if TYPE_CHECKING:
     from feddiff.federator.report import Story
+
+_LABELS = {OVERHEAD: "protocol", POOL: "pool (public images)"}
 
 
 def by_round(story: Story) -> str:
@@ -36,8 +39,8 @@ def by_segment(story: Story) -> str:
     """One row for each segment, also one that never travelled, and one for what carries no weights."""
     rows = []
     for name, cost in story.segments.items():
-        values = NONE if name == OVERHEAD else f"{story.layout[name].size:,}"
-        label = f"{name} ({story.kept[name]}, not sent)" if name in story.kept else name or "protocol"
+        values = NONE if name in (OVERHEAD, POOL) else f"{story.layout[name].size:,}"
+        label = f"{name} ({story.kept[name]}, not sent)" if name in story.kept else _LABELS.get(name, name)
         rows.append((label, values, *_sizes(cost)))
     return page.table(
         ("segment", "parameters", "raw", "encoded", "down", "up", "raw : wire", "retransmitted"),

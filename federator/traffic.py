@@ -154,8 +154,8 @@ class Traffic:
                 silo,
                 manifest.segment,
                 "down",
-                parameters=manifest.elements,
-                raw=4 * manifest.elements,
+                parameters=manifest.parameters,
+                raw=manifest.raw,
                 encoded=transfer.payload_bytes,
             )
             self.keep()

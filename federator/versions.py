@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -59,6 +60,7 @@ class Versions:
         self._digests: dict[tuple[str, int], str] = {}
         self._encoded: dict[str, tuple[str, int]] = {}
         """Codec and payload bytes of published transfers, by name."""
+        self._snapshot = threading.Lock()
         self._weights, self._published = folder / "weights", folder / "published"
         self._moments, self._losses, self._averages = folder / "moments", folder / "losses", folder / "averages"
         for each in (self._weights, self._published, self._moments, self._losses, self._averages):
@@ -158,24 +160,29 @@ class Versions:
         return found
 
     def open(self, manifest: Manifest) -> Transfer:
-        """A published transfer; a snapshot is encoded if it is not there. Callers take turns.
+        """A published transfer; a snapshot is encoded for whoever comes first.
 
         Raises StoreError when its version is no longer kept.
         """
-        if not self.path(manifest).exists() and manifest.absolute:
-            codec = CODECS[manifest.codec]
-            with WeightsReader(self.weights(manifest.segment, manifest.version)) as reader:
-                spool = Spool(self.path(manifest), manifest)
-                for index in range(spool.chunks, manifest.chunks):
-                    values = reader.read(manifest.segment, index * manifest.chunk_elements, manifest.count(index))
-                    payload = codec.encode(values, None)
-                    spool.append(index, payload, checksum(payload))
-                spool.commit(spool.digest())
+        with self._snapshot:
+            if not self.path(manifest).exists() and manifest.absolute:
+                self._encode(manifest)
         try:
             return Transfer(self.path(manifest))
         except StoreError:
             self.discard([manifest])
             raise
+
+    def _encode(self, manifest: Manifest) -> None:
+        """Make a snapshot's transfer."""
+        codec = CODECS[manifest.codec]
+        with WeightsReader(self.weights(manifest.segment, manifest.version)) as reader:
+            spool = Spool(self.path(manifest), manifest)
+            for index in range(spool.chunks, manifest.chunks):
+                values = reader.read(manifest.segment, index * manifest.chunk_elements, manifest.count(index))
+                payload = codec.encode(values, None)
+                spool.append(index, payload, checksum(payload))
+            spool.commit(spool.digest())
 
     def discard(self, damaged: Iterable[Manifest]) -> None:
         """Delete published transfers: without them the next route goes by a snapshot, which is encoded anew."""
@@ -220,6 +227,7 @@ class Versions:
     def publish_initial(self, segment: str, reader: WeightsReader) -> None:
         """Make version 0 of the initial weights: what a silo decodes of its snapshot."""
         manifest = self.manifest(segment, -1, 0)
+        self._digests.pop((segment, 0), None)
         codec = CODECS[manifest.codec]
         with WeightsWriter(self.weights(segment, 0), {segment: manifest.elements}, {"version": "0"}) as writer:
             for index in range(manifest.chunks):

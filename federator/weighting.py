@@ -17,11 +17,10 @@ it is FedAvg, bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
 from feddiff.core.sections import WeightsConfig
-from feddiff.federator.fold import BadUpdate
+from feddiff.federator.fold import BadUpdate, Weight
 
 LOSS = "first_loss"
 """The metric that is F_k: the mean loss of the round's first local epoch, each batch's before its step, so the nearest
@@ -30,12 +29,29 @@ LEAST, MOST = 1e-6, 1e6
 """A loss beyond these is no loss of a model that can be averaged. The largest power of it is far from overflow."""
 
 
-@dataclass(frozen=True)
-class Weight:
-    """What a silo's update counts, beside the others', and why."""
+def by_samples(rules: WeightsConfig, silo: str, samples: int, loss: float | None) -> Weight:
+    return Weight(float(samples), f"{samples} images")
 
-    value: float
-    reason: str
+
+def uniform(rules: WeightsConfig, silo: str, samples: int, loss: float | None) -> Weight:
+    return Weight(1.0, "every silo counts the same")
+
+
+def by_loss(rules: WeightsConfig, silo: str, samples: int, loss: float | None) -> Weight:
+    assert rules.q is not None
+    if loss is None:
+        raise BadUpdate(silo, f"it told no {LOSS}, and the rules weigh by loss")
+    if not LEAST <= loss <= MOST:  # so is NaN not
+        raise BadUpdate(silo, f"it told a {LOSS} of {loss:.6g}; one from {LEAST:g} to {MOST:g} was expected")
+    return Weight(samples * loss**rules.q, f"{samples} images, loss {loss:.4g} to the power of {rules.q:g}")
+
+
+WEIGHTINGS: Mapping[str, Callable[[WeightsConfig, str, int, float | None], Weight]] = {
+    "samples": by_samples,
+    "uniform": uniform,
+    "loss": by_loss,
+}
+"""By the name in the rules: from a silo's images, and its loss where the rules need one."""
 
 
 def weigh(rules: WeightsConfig, samples: Mapping[str, int], losses: Mapping[str, float]) -> dict[str, Weight]:
@@ -43,20 +59,7 @@ def weigh(rules: WeightsConfig, samples: Mapping[str, int], losses: Mapping[str,
 
     Raises BadUpdate for a silo whose loss is missing or out of bounds.
     """
-    return {silo: _weight(rules, silo, count, losses.get(silo)) for silo, count in samples.items()}
-
-
-def _weight(rules: WeightsConfig, silo: str, samples: int, loss: float | None) -> Weight:
-    if rules.by == "uniform":
-        return Weight(1.0, "every silo counts the same")
-    if rules.by == "samples":
-        return Weight(float(samples), f"{samples} images")
-    assert rules.q is not None
-    if loss is None:
-        raise BadUpdate(silo, f"it told no {LOSS}, and the rules weigh by loss")
-    if not LEAST <= loss <= MOST:  # so is NaN not
-        raise BadUpdate(silo, f"it told a {LOSS} of {loss:.6g}; one from {LEAST:g} to {MOST:g} was expected")
-    return Weight(samples * loss**rules.q, f"{samples} images, loss {loss:.4g} to the power of {rules.q:g}")
+    return {silo: WEIGHTINGS[rules.by](rules, silo, count, losses.get(silo)) for silo, count in samples.items()}
 
 
 def words(weights: Mapping[str, Weight]) -> str:

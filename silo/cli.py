@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 from feddiff.core import console
@@ -28,6 +29,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE.pt",
         help="consent to measure with this network, and to tell the federator what its rules ask for: numbers of this"
         " silo's model, moments of its images' features (a federated reference), a grid of its model's samples",
+    )
+    root.add_argument(
+        "--accept-pool",
+        action="store_true",
+        help="consent to train on public images that the federator gives (rules with a table [pool]), beside one's own",
     )
     root.add_argument("--verbose", action="store_true")
     state = argparse.ArgumentParser(add_help=False)
@@ -189,7 +195,8 @@ def _take_part(options: argparse.Namespace) -> int:
 
     display = Display()
     client = Client(options.federator, folder)
-    silo = Silo(name, local, client, lambda config: ImageLearner(config, options.data, options.extractor), display)
+    make_learner = partial(ImageLearner, folder=options.data, extractor=options.extractor)
+    silo = Silo(name, local, client, make_learner, display, options.accept_pool)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: silo.stop())
     if stopping.is_set():  # the signal came while the silo was being made

@@ -67,6 +67,7 @@ class Client:
         held: Mapping[str, Held],
         device: str,
         layout_digest: str,
+        accepts_pool: bool = False,
     ) -> Welcome:
         """Introduce the silo; returns the federation's rules. With 0 samples it only asks for the rules."""
         request = pb.JoinRequest(
@@ -77,6 +78,7 @@ class Client:
             held=_held(held),
             device=device,
             layout_digest=layout_digest,
+            accepts_pool=accepts_pool,
         )
         reply = self._ask(self._stub.Join, request, ANSWER_S)
         return Welcome(reply.config, reply.initial_digest, reply.statistics)
@@ -99,7 +101,10 @@ class Client:
             {each.segment: Held(each.version, each.digest) for each in reply.round.start},
             tuple(reply.round.personal),
             reply.round.seed,
+            wire.portion_from(reply.round.pool) if reply.round.HasField("pool") else None,
         )
+        if public := [each.transfer for each in (*work.down, *work.up) if each.public]:
+            raise ProtocolError(f"the federator counts {public[0]}, public images, among the weights")
         return Task(reply.id, reply.reason, work)
 
     def fetch(self, round: int, receiver: Receiver, told: Callable[[Chunk | Commit], None]) -> None:

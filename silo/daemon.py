@@ -10,8 +10,8 @@ import contextlib
 import logging
 import random
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -26,14 +26,15 @@ from feddiff.core.errors import (
     TransferError,
 )
 from feddiff.core.sharing import stays
-from feddiff.core.spool import Manifest, committed
-from feddiff.core.transfer import Chunk, Commit, Receiver, Sender
+from feddiff.core.transfer import Chunk, Commit, Sender
+from feddiff.silo.arrivals import Arrivals
 from feddiff.silo.client import Client
 from feddiff.silo.display import Display
 from feddiff.silo.learner import Learner, Lesson, training_seed
 from feddiff.silo.local import Local
+from feddiff.silo.pooled import admitted, agreed
 from feddiff.silo.pulse import Pulse
-from feddiff.silo.session import RoundWork, Step, Task, next_step
+from feddiff.silo.session import RoundWork, Task, next_step
 from feddiff.silo.witness import Witness
 
 FIRST_WAIT_S = 1.0
@@ -53,11 +54,15 @@ class Silo:
         client: Client,
         make_learner: Callable[[FederationConfig], Learner],
         display: Display,
+        accept_pool: bool = False,
     ) -> None:
+        """``accept_pool``: consent to train on public images of the federator's."""
         self.name, self._local, self._client, self._display = name, local, client, display
-        self._make_learner = make_learner
+        self._make_learner, self._arrivals = make_learner, Arrivals(local, client, display)
         self._learner: Learner | None = None
         self._witness: Witness | None = None
+        self._accepts = accept_pool
+        self._config: FederationConfig
         self._feedback, self._report_wait = True, LONGEST_REPORT_WAIT_S
         self._stays: Callable[[str], bool] = lambda segment: False
         self._stopping = threading.Event()
@@ -79,7 +84,7 @@ class Silo:
                 if not joined:
                     self._join()
                     joined = True
-                task = self._client.task(known, self._local.held())
+                task = admitted(self._client.task(known, self._local.held()), self._config, self._accepts)
                 self._failures = 0
                 if task.id != known:
                     log.info("task %s: %s", task.id, task.reason)
@@ -101,7 +106,7 @@ class Silo:
     def _join(self) -> None:
         local = self._local
         welcome = self._client.join(0, {}, {}, "", "")
-        config = local.adopt(welcome.rules)
+        config = self._config = local.adopt(welcome.rules)
         self._feedback = config.codec.feedback
         self._stays = lambda segment: stays(segment, config.plan, config.personal)
         self._report_wait = min(LONGEST_REPORT_WAIT_S, config.rounds.deadline / 4)
@@ -109,6 +114,9 @@ class Silo:
             self._learner = self._make_learner(config)
             if self._learner.gauge is not None:
                 self._witness = Witness(self._learner.gauge, local, self._client)
+            self._accepts = agreed(config, self._accepts)
+            if not self._accepts:
+                local.pooled.forget()
         learner, statistics = self._learner, b""
         if self._witness is not None and config.wants_statistics:
             # Before the silo is there: a round would wait for it.
@@ -122,7 +130,7 @@ class Silo:
             else:
                 log.warning("the initial model made here is not the federator's: it is fetched")
         welcome = self._client.join(
-            learner.samples, learner.labels, local.held(), learner.device, learner.layout_digest
+            learner.samples, learner.labels, local.held(), learner.device, learner.layout_digest, self._accepts
         )
         if self._witness is not None:
             self._witness.contribute(statistics, welcome.statistics)
@@ -140,7 +148,9 @@ class Silo:
             step = next_step(task, self._local.progress(), self._due)
             log.debug("%s: %s", step.action, step.reason)
             if step.action == "fetch":
-                self._fetch(work, step)
+                self._arrivals.fetch(work, step.manifests)
+            elif step.action == "accept" and work.pool is not None:
+                self._arrivals.accept(work.round, work.pool, self._config)
             elif step.action == "train":
                 if not self._train(work):
                     return False
@@ -152,44 +162,6 @@ class Silo:
             else:
                 return self._submit(work)
         return False
-
-    def _fetch(self, work: RoundWork, step: Step) -> None:
-        """Bring the held versions to where the round starts from."""
-        local = self._local
-        wanted: list[Manifest] = []
-        for manifest in step.manifests:
-            # What had arrived before a crash; a delta only if all before it had.
-            if committed(local.inbox, manifest) and manifest.segment not in {each.segment for each in wanted}:
-                local.apply(manifest)
-            else:
-                wanted.append(manifest)
-        if wanted:
-            self._receive(work, wanted)
-        for segment, held in local.held().items():
-            if segment in work.start and held.is_not(work.start[segment]):
-                raise StoreError(f"{segment} came out as other bits than the federator published; is the disk sound?")
-
-    def _receive(self, work: RoundWork, wanted: Sequence[Manifest]) -> None:
-        """Fetch these; each segment is applied while the next ones arrive."""
-        receiver = Receiver(self._local.inbox, wanted)
-        applied: list[Future[None]] = []
-        self._display.begin(f"round {work.round} fetching", sum(each.elements for each in wanted))
-        with ThreadPoolExecutor(1, "decode") as decoder:  # one thread: the deltas of a segment follow each other
-
-            def told(part: Chunk | Commit) -> None:
-                manifest = wanted[part.offer]
-                if isinstance(part, Chunk):
-                    self._display.advance(manifest.count(part.index))
-                else:
-                    applied.append(decoder.submit(self._local.apply, manifest))
-
-            try:
-                self._client.fetch(work.round, receiver, told)
-            finally:
-                receiver.close()
-                self._display.end()
-        for each in applied:
-            each.result()
 
     def _train(self, work: RoundWork) -> bool:
         assert self._learner is not None
@@ -207,6 +179,7 @@ class Silo:
             training_seed(work.seed, work.round, self.name),
             self._local.checkpoint,
             [segment for segment in work.start if segment not in work.personal],
+            None if work.pool is None else self._local.pooled.images(work.pool, self._config),
         )
         learned = self._learner.learn(lesson, told)
         self._display.end()

@@ -10,11 +10,14 @@ import hashlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from feddiff.core.config import FederationConfig
 from feddiff.core.segments import F32, Layout
 from feddiff.silo.gauge import Gauge, open_extractor
+
+if TYPE_CHECKING:
+    from feddiff.core.images import Images
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class Lesson:
     """Where the training keeps its own, to go on from after a kill."""
     shared: Collection[str] = ()
     """Segments that all silos start from the same version of."""
+    public: Images | None = None
+    """Images from outside, to be mixed with the silo's own."""
 
 
 @dataclass(frozen=True)
@@ -103,12 +108,13 @@ class ImageLearner:
         return self.layout.gather(network.of(self.config).initial_state(self.config))
 
     def learn(self, lesson: Lesson, told: Told) -> Learned | None:
+        from feddiff.core.pool import mixed
         from feddiff.silo import trainer
 
         done = trainer.train(
             self.config,
             self.layout.scatter(lesson.start),
-            self.images,
+            self.images if lesson.public is None else mixed(self.images, lesson.public),
             lesson.seed,
             round=lesson.round,
             shared=[each.name for name in lesson.shared for each in self.layout[name].parameters],

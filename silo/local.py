@@ -7,6 +7,7 @@
     lost/decoder.0@3.safetensors          what encoding this segment in round 3 lost, if the codec loses anything
     inbox/ outbox/                        transfers
     measured.json measured.png features/  the quality of the last trained model, and what it is measured with
+    pool/DIGEST.images                    public images that the federator gave
 
 Each file appears by one rename, so a kill at any moment leaves the state before or after, never between.
 """
@@ -29,6 +30,7 @@ from feddiff.core.feedback import encode as feedback_encode
 from feddiff.core.segments import F32
 from feddiff.core.spool import Manifest, Spool, Transfer, checksum, committed
 from feddiff.core.store import WeightsReader, WeightsWriter, save, write_atomic
+from feddiff.silo.pooled import Pooled
 from feddiff.silo.readings import Readings
 from feddiff.silo.session import Held, Progress, RoundWork
 from feddiff.silo.trained import Trained
@@ -39,7 +41,7 @@ class Local:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.trained, self.readings = Trained(folder), Readings(folder)
+        self.trained, self.readings, self.pooled = Trained(folder), Readings(folder), Pooled(folder)
         try:
             ours = not folder.exists() or any((folder / name).exists() for name in ("lock", "key.pem", "identity.json"))
             if not ours and any(folder.iterdir()):
@@ -80,7 +82,7 @@ class Local:
 
     def progress(self) -> Progress:
         """What is safe on this disk."""
-        return Progress(self.held(), self.trained.round, self.readings.round)
+        return Progress(self.held(), self.trained.round, self.readings.round, self.pooled.digest)
 
     def held(self) -> dict[str, Held]:
         """The newest held version of each segment."""
@@ -223,7 +225,8 @@ class Local:
 
     def tidy(self, work: RoundWork) -> None:
         """Delete transfers of other rounds."""
-        wanted = {m.transfer for m in (*work.up, *work.down)}
+        public = () if work.pool is None or work.pool.digest == self.pooled.digest else (work.pool.manifest,)
+        wanted = {m.transfer for m in (*work.up, *work.down, *public)}
         for box in ("inbox", "outbox"):
             for path in (self.folder / box).glob("*.transfer*"):
                 if path.name.removesuffix(".part").removesuffix(".transfer") not in wanted:

@@ -1,6 +1,6 @@
 """What a silo does next: a pure function of its task and of what lies on its disk.
 
-    wait ─► fetch ─► train ─► measure, if due ─► submit ─► wait … finish
+    wait ─► fetch ─► accept, if offered ─► train ─► measure, if due ─► submit ─► wait … finish
 
 Nothing remembers "where we were": after any crash the same question gives the same answer, so finished work is
 neither trained nor sent twice.
@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from feddiff.core.spool import Manifest
 
-Action = Literal["wait", "fetch", "train", "measure", "submit", "finish"]
+if TYPE_CHECKING:
+    from feddiff.core.pool import Portion
+
+Action = Literal["wait", "fetch", "accept", "train", "measure", "submit", "finish"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class RoundWork:
     """Segments that training starts from at a published version; all others are the silo's own."""
     personal: tuple[str, ...]
     seed: int
+    pool: Portion | None = None
+    """Public images to train on too."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,8 @@ class Progress:
     """The newest round whose training is done."""
     measured: int | None = None
     """The newest round with whose measurement nothing more is to be done."""
+    pool: str = ""
+    """SHA-256 of the public images that are there."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,8 @@ def next_step(task: Task, progress: Progress, due: Callable[[int], bool] = lambd
         return Step("fetch", f"round {work.round}: {len(missing)} segments are to come", missing)
     if not work.up:
         return Step("wait", f"round {work.round} wants nothing of this silo")
+    if work.pool is not None and progress.trained != work.round and progress.pool != work.pool.digest:
+        return Step("accept", f"round {work.round}: public images are to come", (work.pool.manifest,))
     if progress.trained != work.round:
         return Step("train", f"round {work.round} is not trained yet")
     if due(work.round) and progress.measured != work.round:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +160,27 @@ class TestFolders:
         (source / "a" / "1.png").write_bytes(picture)
         (source / "a" / "0.png").unlink()
         assert dataset.stage(str(source), None, 5, None, False, tmp_path / "run").digest != staged.digest
+
+    @pytest.mark.parametrize(("pool", "public"), [(0.25, {"a": 4, "b": 2}), (9, {"a": 6, "b": 3})])
+    def test_public_images_are_no_silos_and_of_all_labels(
+        self, pool: float, public: dict[str, int], tmp_path: Path
+    ) -> None:
+        source = labelled(tmp_path / "ct", {"a": 16, "b": 8})
+        labelled(tmp_path / "test", {"a": 2, "b": 2})
+        given = (str(source), str(tmp_path / "test"), 5, None, False, tmp_path / "run")
+        staged = dataset.stage(*given, pool)
+        assert staged.pool is not None
+        found = {path.relative_to(staged.pool).as_posix() for path in staged.pool.rglob("*.png")}
+        train = {path.as_posix() for path in staged.train.images}
+        assert Counter(path.split("/")[0] for path in found) == public
+        assert (len(train) + len(found), train & found) == (24, set())
+        assert dataset.stage(*given, pool) == staged
+        assert dataset.staged(staged.digest, False, tmp_path / "run") == staged
+        plain = dataset.stage(*given)
+        assert (plain.pool, len(plain.train.images)) == (None, 24)
+        assert plain.digest != staged.digest
+        with pytest.raises(ConfigError, match="takes 24 of 24 training images"):
+            dataset.stage(*given, 24)
 
     def test_arrays_among_images_are_refused_in_a_sentence(self, tmp_path: Path) -> None:
         source = labelled(tmp_path / "ct", {"a": 2})

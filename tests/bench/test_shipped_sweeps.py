@@ -14,6 +14,7 @@ from feddiff.bench.cell import Cell
 from feddiff.bench.savings import Parts, exchanged
 from feddiff.core.config import POLICIES
 from feddiff.core.errors import ConfigError, DataError
+from feddiff.core.pool import part
 
 CELLS = {
     # federations, centralised, alone: full and smoke
@@ -26,6 +27,7 @@ CELLS = {
     "hadjigeorgiou": ((36, 0, 32), (3, 0, 2)),
     "phoenix": ((10, 1, 2), (5, 1, 0)),
     "dcgan": ((2, 1, 0), (2, 1, 0)),
+    "phoenix-sharing": ((7, 1, 1), (2, 1, 0)),
     "fedprox": ((12, 1, 0), (3, 1, 0)),
 }
 """The literature's sweeps."""
@@ -175,6 +177,20 @@ def test_phoenix_is_the_papers_setting() -> None:
             "good",
             5,
         )
+
+
+def test_phoenix_sharing_is_the_papers_setting() -> None:
+    asked, found = sweep.load(Path("phoenix-sharing")), federations("phoenix-sharing")
+    assert asked.rules.data.pool == 10_000
+    shares = [None if each.config.pool is None else (each.config.pool.alpha, each.config.pool.beta) for each in found]
+    assert shares == [None, *((alpha, beta) for beta in (0.025, 0.1, 0.25) for alpha in (0.5, 1.0))]
+    for each in found:
+        training, diffusion = each.config.training, each.config.diffusion
+        assert (each.silos, each.config.rounds.count, str(each.split)) == (10, 10, "k-class 2")
+        assert (training.epochs, training.optimizer, training.learning_rate) == (100, "adam", 1e-4)
+        assert (diffusion.timesteps, diffusion.schedule) == (1000, "cosine")
+        # The whole pool at most: a quarter of the 40,000 images that are left.
+        assert each.config.pool is None or part(each.config.pool.beta, 40_000) <= 10_000
 
 
 class TestImages:

@@ -97,6 +97,8 @@ class TestFile:
                 "a convnet is none",
             ),
             ("[federation]\npreset = 'digits-8'\n[federation.quality]\nextractor = 'a'", "give [quality] instead"),
+            ("[federation]\npreset = 'digits-8'\npool = {alpha = 1.0, beta = 0.1}", "say with data.pool how many"),
+            ("[federation]\npreset = 'digits-8'\n[data]\npool = 1.5", "a share of them below 1"),
             ("passes = 4\n[federation]\npreset = 'digits-8'\n[federation.rounds]\ncount = 3", "passes"),
             ("passes = 4\n[federation]\npreset = 'digits-8'\n[federation.training]\nsteps = 3", "passes"),
             ("passes = 5\n[federation]\npreset = 'digits-8'\n[grid]\nepochs = [2]", "passes must be a multiple of 2"),
@@ -275,6 +277,27 @@ class TestRun:
             assert picture.size[0] > picture.size[1] > 8
         assert told
         json.dumps(found, allow_nan=False)
+
+    @pytest.mark.timeout(600)
+    def test_a_federation_that_shares_public_images_becomes_a_result(self, tmp_path: Path) -> None:
+        text = TINY.replace("images = 60", "images = 60\npool = 0.25").replace(
+            "[data]", "[strategies.shared]\npool = {alpha = 0.5, beta = 0.25, warmup = 1}\n[data]"
+        )
+        (tmp_path / "sweep.toml").write_text(f'{text}strategy = ["", "shared"]\n')
+        asked = sweep.load(tmp_path / "sweep.toml")
+        images = asked.images(tmp_path / "data")
+        plain, shared = asked.cells(images.digest)
+        assert (plain.config.pool, str(shared)) == (None, "full int8 shared K=2 iid S=2")
+        (tmp_path / "work").mkdir()
+        found, _ = result.run(shared, asked, images, tmp_path / "work", lambda line: None, threading.Event())
+        assert sum(sum(counts.values()) for counts in found["data"]["silos"].values()) == 45
+        # G is a quarter of 45 images, rounded down; half of it goes to each silo: 5 of 64 bytes, and 4 of a label.
+        sent = found["segments"]["pool"]
+        assert (sent["up"], sent["down_parameters"]) == (0, 0)
+        assert 0 < sent["encoded_down"] < 2 * 5 * 68  # digits are dark at the borders
+        assert sent["encoded_down"] < sent["down"] < sent["encoded_down"] + 2 * 200
+        totals = found["totals"]
+        assert totals["down"] == sum(each["down"] for each in found["segments"].values())
 
     def test_a_cell_that_fails_is_a_line_and_the_rest_goes_on(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -123,9 +123,29 @@ def test_a_later_key_is_in_the_digest_only_if_it_changes_anything(
         ({"weights": {"q": 1.0}}, 'weights: by = "loss" needs q'),
         ({"weights": {"by": "loss", "q": 21.0}}, r"weights\.q"),
         ({"outer": {"ema": 1.0}}, r"outer\.ema"),
+        ({"pool": {"alpha": 0.5}}, r"'pool\.beta' is missing"),
+        ({"pool": {"alpha": 1.5, "beta": 0.1}}, r"pool\.alpha"),
+        ({"pool": {"alpha": 0.5, "beta": 0.0}}, r"pool\.beta"),
+        ({"pool": {"alpha": 0.0, "beta": 0.1}}, "leave nothing to do with the images; leave"),
+        ({"pool": {"alpha": 0.5, "beta": 0.1, "gamma": 1}}, r"unknown key 'pool\.gamma'; known here: alpha, beta"),
+        ({"initial": "seed", "pool": {"alpha": 0.5, "beta": 0.1, "warmup": 5}}, 'set "send"'),
+        (
+            {"plan": "budget", "budget": {"bytes_per_silo": 10**6}, "pool": {"alpha": 0.5, "beta": 0.1}},
+            r"leave \[pool\] out",
+        ),
         ({"plan": "ulatdec", "outer": {"ema": 0.5}}, r"outer\.ema is of the global model"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(tables: dict[str, Any], names: str) -> None:
     with pytest.raises(ConfigError, match=names):
         digits(rounds={"count": 3}, **tables)
+
+
+def test_a_pool_is_in_the_digest_and_may_go_with_a_model_from_the_seed_if_none_is_warmed_up() -> None:
+    rounds = {"count": 3, "participants": 5, "quorum": 4}
+    assert digits(rounds=rounds).pool is None
+    shared = digits(rounds=rounds, initial="seed", pool={"alpha": 1, "beta": 0.25})
+    assert shared.digest not in (OLD, digits(rounds=rounds, initial="seed").digest)
+    assert parse(shared.canonical()) == shared
+    assert shared.pool is not None
+    assert (shared.pool.alpha, shared.pool.warmup) == (1.0, 0)

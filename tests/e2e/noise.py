@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from feddiff.core import console
+from feddiff.core.images import Images
 from feddiff.core.segments import F32
 from feddiff.silo.client import Client
 from feddiff.silo.daemon import Silo
@@ -37,6 +38,8 @@ class Noise:
         self.labels: Mapping[str, int] = {}
         self.starts: dict[int, Mapping[str, F32]] = {}
         self.results: dict[int, Mapping[str, F32]] = {}
+        self.public: dict[int, Images | None] = {}
+        """Images from outside that it was given."""
         self.metrics = {"loss": 1.0}
         """What every training tells at its end."""
 
@@ -44,7 +47,7 @@ class Noise:
         if not told(1, 2, 2.0, 1.0):
             return None
         seed = lesson.seed
-        self.starts[seed] = lesson.start
+        self.starts[seed], self.public[seed] = lesson.start, lesson.public
         self._hold(seed)
         if not told(2, 2, 1.0, 1.0):
             return None
@@ -63,6 +66,7 @@ def main() -> int:
     parser.add_argument("address")
     parser.add_argument("--samples", type=int, default=1)
     parser.add_argument("--digest", required=True)
+    parser.add_argument("--accept-pool", action="store_true")
     parser.add_argument("--seconds", type=float, default=0.0, help="how long each training takes")
     options = parser.parse_args()
     console.log_lines(verbose=False)
@@ -71,7 +75,7 @@ def main() -> int:
         name, _ = read_identity(options.state)
         client = Client(options.address, options.state)
         learner = Noise(options.samples, options.digest, lambda _: time.sleep(options.seconds))
-        silo = Silo(name, Local(options.state), client, lambda _: learner, Display(bars=False))
+        silo = Silo(name, Local(options.state), client, lambda _: learner, Display(bars=False), options.accept_pool)
         signal.signal(signal.SIGTERM, lambda *_: silo.stop())
         silo.run()
         client.close()

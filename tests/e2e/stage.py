@@ -122,6 +122,7 @@ class Hospital:
         self.gate: dict[int, threading.Event] = {}
         """Round → what its training waits for."""
         self.learner = Noise(samples, stage.layout.digest, self._hold)
+        self.accept_pool = False
         self._silo: Silo | None = None
         self.error: BaseException | None = None
         self.finished = False
@@ -129,7 +130,9 @@ class Hospital:
     def start(self) -> Hospital:
         self._stage.enrol(self.name)
         local, client = Local(self.state), Client(self._stage.address, self.state)
-        silo = self._silo = Silo(self.name, local, client, lambda _: self.learner, Display(bars=False))
+        silo = self._silo = Silo(
+            self.name, local, client, lambda _: self.learner, Display(bars=False), self.accept_pool
+        )
         self._stopping = threading.Event()
 
         def run() -> None:

@@ -320,7 +320,7 @@ def test_only_what_the_task_names_can_be_fetched(federation: Federation) -> None
     work = federation.work(A)
     assert work is not None
     federation.check_transfers(A, work.down)
-    assert [federation.open_transfer(each).manifest for each in work.down] == list(work.down)
+    assert [federation.versions.open(each).manifest for each in work.down] == list(work.down)
     good = work.down[0]
     for wanted in (
         replace(good, version=1, transfer="down.encoder.in.x-1"),

@@ -18,7 +18,7 @@ class Held(_message.Message):
     def __init__(self, segment: _Optional[str] = ..., version: _Optional[int] = ..., digest: _Optional[str] = ...) -> None: ...
 
 class JoinRequest(_message.Message):
-    __slots__ = ("protocol", "software", "samples", "labels", "held", "device", "layout_digest")
+    __slots__ = ("protocol", "software", "samples", "labels", "held", "device", "layout_digest", "accepts_pool")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -33,6 +33,7 @@ class JoinRequest(_message.Message):
     HELD_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTS_POOL_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     software: str
     samples: int
@@ -40,7 +41,8 @@ class JoinRequest(_message.Message):
     held: _containers.RepeatedCompositeFieldContainer[Held]
     device: str
     layout_digest: str
-    def __init__(self, protocol: _Optional[int] = ..., software: _Optional[str] = ..., samples: _Optional[int] = ..., labels: _Optional[_Mapping[str, int]] = ..., held: _Optional[_Iterable[_Union[Held, _Mapping]]] = ..., device: _Optional[str] = ..., layout_digest: _Optional[str] = ...) -> None: ...
+    accepts_pool: bool
+    def __init__(self, protocol: _Optional[int] = ..., software: _Optional[str] = ..., samples: _Optional[int] = ..., labels: _Optional[_Mapping[str, int]] = ..., held: _Optional[_Iterable[_Union[Held, _Mapping]]] = ..., device: _Optional[str] = ..., layout_digest: _Optional[str] = ..., accepts_pool: _Optional[bool] = ...) -> None: ...
 
 class JoinReply(_message.Message):
     __slots__ = ("protocol", "software", "federation", "config", "config_digest", "layout_digest", "initial_digest", "statistics")
@@ -91,20 +93,30 @@ class Wait(_message.Message):
     def __init__(self) -> None: ...
 
 class RoundTask(_message.Message):
-    __slots__ = ("round", "down", "up", "personal", "seed", "start")
+    __slots__ = ("round", "down", "up", "personal", "seed", "start", "pool")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     DOWN_FIELD_NUMBER: _ClassVar[int]
     UP_FIELD_NUMBER: _ClassVar[int]
     PERSONAL_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
+    POOL_FIELD_NUMBER: _ClassVar[int]
     round: int
     down: _containers.RepeatedCompositeFieldContainer[_transfer_pb2.Manifest]
     up: _containers.RepeatedCompositeFieldContainer[_transfer_pb2.Manifest]
     personal: _containers.RepeatedScalarFieldContainer[str]
     seed: int
     start: _containers.RepeatedCompositeFieldContainer[Held]
-    def __init__(self, round: _Optional[int] = ..., down: _Optional[_Iterable[_Union[_transfer_pb2.Manifest, _Mapping]]] = ..., up: _Optional[_Iterable[_Union[_transfer_pb2.Manifest, _Mapping]]] = ..., personal: _Optional[_Iterable[str]] = ..., seed: _Optional[int] = ..., start: _Optional[_Iterable[_Union[Held, _Mapping]]] = ...) -> None: ...
+    pool: Portion
+    def __init__(self, round: _Optional[int] = ..., down: _Optional[_Iterable[_Union[_transfer_pb2.Manifest, _Mapping]]] = ..., up: _Optional[_Iterable[_Union[_transfer_pb2.Manifest, _Mapping]]] = ..., personal: _Optional[_Iterable[str]] = ..., seed: _Optional[int] = ..., start: _Optional[_Iterable[_Union[Held, _Mapping]]] = ..., pool: _Optional[_Union[Portion, _Mapping]] = ...) -> None: ...
+
+class Portion(_message.Message):
+    __slots__ = ("manifest", "digest")
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    manifest: _transfer_pb2.Manifest
+    digest: str
+    def __init__(self, manifest: _Optional[_Union[_transfer_pb2.Manifest, _Mapping]] = ..., digest: _Optional[str] = ...) -> None: ...
 
 class Finished(_message.Message):
     __slots__ = ("rounds",)
