@@ -5,7 +5,7 @@ training (silo/descent.py) on noise, those of all n by turns, so that whatever e
 
     trained      parameters that still learn
     step         time: the median; of the CPU, with one thread, or on a GPU of the clock
-    optimizer    bytes of Adam's moments, and as many of gradients
+    optimizer    bytes of Adam's moments; gradients are half as many
     backward     bytes of activations that a step keeps for its backward pass, weights not counted
 """
 

@@ -190,6 +190,26 @@ class TestEvaluation:
         assert gain["cautions"][0].startswith("west: ")
         assert "personalisation" not in evaluated(outcome, held)
 
+    def test_they_are_held_against_the_model_that_they_began_with(
+        self, config: FederationConfig, tmp_path: Path
+    ) -> None:
+        """Also where there is no global model: each silo by itself (Hadjigeorgiou's isolation)."""
+        asked = QualitySection(extractor="convnet", samples=24, steps=2, personal=True, copies=False)
+        held, data = reference(asked, tmp_path, config, north=60, south=60)
+        alone = planted(config, data, "north", "south")
+        assert "personalisation" not in evaluated(alone, held)
+        gain = evaluated(replace(alone, before=alone.models["north"]), held)["personalisation"]
+        assert gain["against"] == "before"
+        assert gain["by"]["north"]["own"] == pytest.approx(gain["by"]["north"]["global"])
+        one = gain["by"]["south"]
+        expected = 100 * (one["global"] - one["own"]) / one["global"]
+        assert abs(expected) > 1
+        assert (gain["api"], gain["mpi"]) == (
+            pytest.approx(expected / 2, abs=1e-3),
+            pytest.approx(expected / 2, abs=1e-3),
+        )
+        assert gain["pui"] == (50 if expected > 0 else 0)
+
     def test_a_stop_is_obeyed_while_it_samples(self, config: FederationConfig, tmp_path: Path) -> None:
         asked, stop = QualitySection(extractor="convnet", samples=24, steps=2), threading.Event()
         held, data = reference(asked, tmp_path, config, north=60)

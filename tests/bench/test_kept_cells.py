@@ -163,7 +163,7 @@ class TestBefore:
         grid = 'strategy = ["", "fast", "held"]\n[strategies.fast]\ntraining = {learning_rate = 0.01}\n'
         grid += "[strategies.held]\ntraining = {proximal = 0.01}"
         found = [each for each in cells(tmp_path, grid, baselines='"alone"') if each.kind == "alone"]
-        assert [(each.strategy, each.config.training.learning_rate) for each in found] == [("", 1e-4), ("fast", 0.01)]
+        assert [(each.strategy, each.config.training.learning_rate) for each in found] == [("", 0.004), ("fast", 0.01)]
 
 
 def test_training_alone_from_a_published_model_leaves_its_first_segments(tmp_path: Path) -> None:
