@@ -176,8 +176,9 @@ class TestReport:
         measured("one", 0, 3.0, "ab" * 32)
         measured("two", 1, 5.0, "ab" * 32)
         head, row, *rest = table.text(table.read(finished)).splitlines()
-        assert head.split()[-4:] == ["FID", "precision", "recall", "of"]
-        assert row.split()[-6:] == ["4.00", "±1.41", "0.750", "±0.000", "–", "global"]
+        assert head.split()[-7:] == ["FID", "precision", "recall", "API", "MPI", "PUI", "of"]
+        gains = ["1.5", "±0.0", "2.5", "±0.0", "50.0", "±0.0"]
+        assert row.split()[-12:] == ["4.00", "±1.41", "0.750", "±0.000", "–", *gains, "global"]
         assert rest[0].split(": ")[1] == "extractor convnet, SHA-256 abababababab, 1000 samples (ddim, 50 steps)"
         csv_, _ = table.write(table.read(finished), finished)
         first, _ = csv.DictReader(csv_.open())
@@ -187,8 +188,8 @@ class TestReport:
         # What cannot be compared is not in one mean, and does not look alike.
         measured("two", 1, None, "cd" * 32, 500)
         _, row, other, told, marked, *_ = table.text(table.read(finished)).splitlines()
-        assert row.split()[-4:] == ["3.00", "0.750", "–", "global"]
-        assert other.split()[-5:] == ["–", "0.750", "–", "global", "*"]
+        assert row.split()[-7:] == ["3.00", "0.750", "–", "1.5", "2.5", "50.0", "global"]
+        assert other.split()[-8:] == ["–", "0.750", "–", "1.5", "2.5", "50.0", "global", "*"]
         assert "abababababab, 1000 samples" in told
         assert marked == "*: extractor convnet, SHA-256 cdcdcdcdcdcd, 500 samples (ddim, 50 steps)"
 

@@ -258,7 +258,7 @@ def finished(tmp_path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
 @pytest.mark.timeout(400)
 def test_a_federation_becomes_a_result_with_its_quality(finished: tuple[dict[str, Any], dict[str, bytes]]) -> None:
     found, drawn = finished
-    assert drawn.keys() == {"png", "denoising.png"}
+    assert drawn.keys() == {"png", "denoising.png", "colours.png"}
     assert all(picture.startswith(b"\x89PNG") for picture in drawn.values())
     json.dumps(found, allow_nan=False)
     quality = found["quality"]
