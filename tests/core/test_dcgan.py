@@ -160,7 +160,7 @@ class TestExport:
         assert all(np.array_equal(read[name], state[name]) for name in state)
 
     def test_is_an_initial_model(self, tmp_path: Path) -> None:
-        from feddiff.federator.initial import read_published
+        from feddiff.core.published import read_published
 
         config = federation(initial="file")
         state, folder = trained(config), tmp_path / "model"
