@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from feddiff.bench import pictures
+from feddiff.bench.dataset import folder
 from feddiff.bench.outcome import GLOBAL, Outcome
 from feddiff.bench.sections import SamplesSection
 
@@ -51,7 +52,10 @@ def dominant(images: npt.NDArray[np.uint8], clusters: int = CLUSTERS, seed: int 
 
 
 def picture(outcome: Outcome, asked: SamplesSection) -> bytes:
-    """PNG: each model's name, samples and bar of colours; the global model first, at most ``ROWS`` of them."""
+    """PNG: each model's name, samples and bar of colours; the global model first, at most ``ROWS`` of them.
+
+    A silo's model is asked for classes that the silo has.
+    """
     from PIL import Image, ImageDraw
 
     from feddiff.core.grid import grid
@@ -65,7 +69,7 @@ def picture(outcome: Outcome, asked: SamplesSection) -> bytes:
     pen = ImageDraw.Draw(whole)
     for row, name in enumerate(names):
         top = row * (LINE + height + GAP)
-        drawn = pictures.drawn(outcome, models[name], asked, COLUMNS)
+        drawn = pictures.drawn(outcome, models[name], asked, COLUMNS, labels=_labels(outcome, name))
         pen.text((0, top), name, fill="black")
         whole.paste(grid(drawn, COLUMNS, scale).convert("RGB"), (0, top + LINE))
         left, share = wide + GAP, 0.0
@@ -78,3 +82,12 @@ def picture(outcome: Outcome, asked: SamplesSection) -> bytes:
     buffer = io.BytesIO()
     whole.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
+
+
+def _labels(outcome: Outcome, name: str) -> list[int] | None:
+    """Of the classes that a silo has, by turns; None for the global model, and for a model without classes."""
+    if name == GLOBAL or not outcome.config.conditional:
+        return None
+    there = {image.parts[0] for image in folder(outcome.data / name).images}
+    own = [place for place, label in enumerate(outcome.config.data.classes) if label in there]
+    return [own[place % len(own)] for place in range(COLUMNS)] if own else None

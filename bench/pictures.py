@@ -6,7 +6,7 @@ Beside a result's numbers (bench/result.py), for eyes. Both show the same attemp
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -76,14 +76,16 @@ def drawn(
     asked: SamplesSection,
     count: int,
     watch: Callable[[int, Pixels], None] | None = None,
+    labels: Sequence[int] | None = None,
 ) -> Pixels:
-    """A model's images (count, H, W, C)."""
+    """A model's images (count, H, W, C); of all classes by turns, or of ``labels``."""
     from feddiff.core import network
 
     config = outcome.config
     steps = min(asked.steps, config.diffusion.timesteps)
-    model = network.of(config)
-    return model.sample(config, read(), count, steps=steps, sampler=asked.sampler, seed=config.seed, watch=watch)
+    return network.of(config).sample(
+        config, read(), count, steps=steps, sampler=asked.sampler, seed=config.seed, labels=labels, watch=watch
+    )
 
 
 def scale(outcome: Outcome, side: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,3 +70,24 @@ def test_the_picture_has_a_row_for_the_global_and_for_each_own_model(tmp_path: P
     assert abs((bars[2] == bars[2][0]).all(1).mean() - largest.share) < 0.01
     samples = whole[2 * (row + colours.GAP) + colours.LINE :][:48:6, : 8 * 49 - 1]
     assert np.array_equal(samples[:, :48:6], drawn[0])
+
+
+def test_a_silos_model_is_asked_for_the_classes_that_the_silo_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = from_table({"preset": "digits-8"}, "test")
+    for label in "73":
+        (tmp_path / "north" / label).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / "north" / label / "1.png")
+    asked: list[object] = []
+    whole = diffusion.sample
+
+    def watched(*arguments: Any, labels: Any = None, **more: Any) -> Any:
+        asked.append(labels)
+        return whole(*arguments, labels=labels, **more)
+
+    monkeypatch.setattr(diffusion, "sample", watched)
+    state = diffusion.initial_state(config)
+    outcome = Outcome(config, {"global": lambda: state}, tmp_path, {}, {"north": lambda: state})
+    colours.picture(outcome, SamplesSection(count=8, steps=1))
+    assert asked == [None, [3, 7, 3, 7, 3, 7, 3, 7]]
