@@ -41,7 +41,7 @@ from feddiff.bench.sections import DataSection, GridSection, SamplesSection, Swe
 from feddiff.core.config import FederationConfig, from_table, read_toml
 from feddiff.core.errors import ConfigError, DataError
 from feddiff.core.published import weights_file
-from feddiff.core.sections import Section
+from feddiff.core.sections import LONE, Section
 
 MOST_CELLS = 10_000
 SHIPPED = Path(__file__).parent / "sweeps"
@@ -172,7 +172,7 @@ class Sweep:
             training["epochs"] = max(round(training["epochs"] * turns / cell.silos), 1)
         else:
             training["steps"] *= turns if kind == "centralised" else max(round(turns / cell.silos), 1)
-        training |= {"schedule": "constant", "warmup": 0, "proximal": 0.0}  # of rounds that others have part in
+        training |= LONE
         dealt, silos = (Split("iid"), 1) if kind == "centralised" else (cell.split, cell.silos)
         strategy = cell.strategy if cell.config.frozen or self._teaches(cell.strategy) else ""
         config = from_table(table, self.where)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -72,6 +73,11 @@ class TrainingConfig(Section):
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("set exactly one of epochs and steps")
         return self
+
+
+LONE: Mapping[str, Any] = {"schedule": "constant", "warmup": 0, "proximal": 0.0}
+"""What ``[training]`` says instead where there are neither rounds nor other silos: baselines, warm-ups, a model of
+one's own."""
 
 
 class DataConfig(Section):

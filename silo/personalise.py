@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from feddiff.core.config import FederationConfig, from_table
 from feddiff.core.errors import ConfigError, DataError, StoreError
+from feddiff.core.sections import LONE
 from feddiff.core.segments import F32, Layout
 from feddiff.core.sharing import share, stays
 from feddiff.silo.display import Display
@@ -57,7 +58,7 @@ class Chosen:
         fixed = [*share(layout, "full", frozen=self.frozen).frozen, *(set(layout.names) - set(trained))]
         table["frozen"] = list(layout.select(*fixed))
         table["training"] |= {"epochs": self.epochs, "steps": None}
-        table["training"] |= {"schedule": "constant", "warmup": 0, "proximal": 0.0}  # of rounds, and of others
+        table["training"] |= LONE
         if self.learning_rate is not None:
             table["training"]["learning_rate"] = self.learning_rate
         return from_table(table, "personalise")

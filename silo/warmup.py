@@ -14,6 +14,7 @@ from pathlib import Path
 
 from feddiff.core import console
 from feddiff.core.config import FederationConfig, parse
+from feddiff.core.sections import LONE
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -24,8 +25,8 @@ def alone(config: FederationConfig) -> FederationConfig:
 
     if config.pool is None or not config.pool.warmup:
         raise ConfigError("the rules ask for no warm-up model")
-    new = {"epochs": config.pool.warmup, "steps": None, "schedule": "constant", "warmup": 0, "proximal": 0.0}
-    training = config.training.model_copy(update={**new, "ema_decay": 0.0})
+    new = {**LONE, "epochs": config.pool.warmup, "steps": None, "ema_decay": 0.0}
+    training = config.training.model_copy(update=new)
     return config.model_copy(update={"training": training})
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import TINY
 
 from feddiff.bench import colours
 from feddiff.bench.outcome import Outcome
@@ -16,17 +17,7 @@ from feddiff.bench.sections import SamplesSection
 from feddiff.core import diffusion
 from feddiff.core.config import from_table
 
-TINY = {
-    "sample_size": 8,
-    "in_channels": 3,
-    "out_channels": 3,
-    "block_out_channels": [8, 16],
-    "down_block_types": ["DownBlock2D", "DownBlock2D"],
-    "up_block_types": ["UpBlock2D", "UpBlock2D"],
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
-    "add_attention": False,
-}
+MODEL = {**TINY, "in_channels": 3, "out_channels": 3}
 
 
 def test_planted_colours_come_out_with_their_shares() -> None:
@@ -49,7 +40,7 @@ def test_fewer_colours_than_clusters_are_no_error() -> None:
 
 def test_the_picture_has_a_row_for_the_global_and_for_each_own_model(tmp_path: Path) -> None:
     """The bar of a model holds its samples' dominant colours, in their order and length."""
-    config = from_table({"model": TINY, "diffusion": {"timesteps": 10}}, "test")
+    config = from_table({"model": MODEL, "diffusion": {"timesteps": 10}}, "test")
     state = diffusion.initial_state(config)
     other = {name: 3 * values for name, values in state.items()}
     outcome = Outcome(config, {"global": lambda: state}, tmp_path, {}, {"north": lambda: state, "south": lambda: other})

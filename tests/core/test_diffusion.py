@@ -10,24 +10,13 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMPipeline, UNet2DModel
 from PIL import Image
+from tiny import TINY
 
 from feddiff.core import diffusion, network
 from feddiff.core.config import FederationConfig, from_table
 from feddiff.core.errors import ConfigError, WrongShape
 from feddiff.core.grid import grid
 from feddiff.core.presets import PRESETS
-
-TINY = {
-    "sample_size": 8,
-    "in_channels": 1,
-    "out_channels": 1,
-    "block_out_channels": [8, 16],
-    "down_block_types": ["DownBlock2D", "DownBlock2D"],
-    "up_block_types": ["UpBlock2D", "UpBlock2D"],
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
-    "add_attention": False,
-}
 
 
 def federation(model: dict[str, Any] | None = None, **tables: Any) -> FederationConfig:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 from PIL import Image
+from tiny import TINY
 
 from feddiff.core import diffusion
 from feddiff.core.classes import conditions
@@ -20,18 +21,6 @@ from feddiff.core.denoising import guided
 from feddiff.core.errors import ConfigError, DataError
 from feddiff.core.images import read_images
 from feddiff.core.validation import validation_loss
-
-TINY = {
-    "sample_size": 8,
-    "in_channels": 1,
-    "out_channels": 1,
-    "block_out_channels": [8, 16],
-    "down_block_types": ["DownBlock2D", "DownBlock2D"],
-    "up_block_types": ["UpBlock2D", "UpBlock2D"],
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
-    "add_attention": False,
-}
 
 
 def federation(rows: int | None = 3, dropout: float = 0.2, **diffusion: Any) -> FederationConfig:

@@ -21,7 +21,9 @@ from typing import Any
 import grpc
 import numpy as np
 from noise import Noise
+from tiny import TINY
 
+from feddiff.bench.cell import toml
 from feddiff.core import wire
 from feddiff.core.identity import Invitation
 from feddiff.core.segments import F32, Layout, cut
@@ -47,17 +49,7 @@ PARTS = {
     "conv_out.weight": 300,
 }
 """Parameters of the flat model: three parts of different sizes, some of several chunks."""
-TINY_UNET = """\
-sample_size = 8
-in_channels = 1
-out_channels = 1
-block_out_channels = [8, 16]
-down_block_types = ["DownBlock2D", "DownBlock2D"]
-up_block_types = ["UpBlock2D", "UpBlock2D"]
-layers_per_block = 1
-norm_num_groups = 4
-add_attention = false
-"""
+TINY_UNET = toml(TINY)
 _RULES = """\
 name = "trial"
 plan = "{plan}"

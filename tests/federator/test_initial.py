@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny import TINY
 
 from feddiff.core import diffusion
 from feddiff.core.config import FederationConfig, from_table
@@ -18,18 +19,6 @@ from feddiff.core.errors import ConfigError
 from feddiff.core.published import WEIGHTS, read_published
 from feddiff.core.store import WeightsReader
 from feddiff.federator.initial import prepare
-
-TINY = {
-    "sample_size": 8,
-    "in_channels": 1,
-    "out_channels": 1,
-    "block_out_channels": [8, 16],
-    "down_block_types": ["DownBlock2D", "DownBlock2D"],
-    "up_block_types": ["UpBlock2D", "UpBlock2D"],
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
-    "add_attention": False,
-}
 
 
 def federation(seed: int = 0, initial: str = "file", **model: Any) -> FederationConfig:

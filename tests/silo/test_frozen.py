@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny import TINY
 
 from feddiff.core import diffusion
 from feddiff.core.config import FederationConfig, from_table
@@ -18,17 +19,6 @@ from feddiff.core.store import WeightsReader
 from feddiff.silo.descent import Descent
 from feddiff.silo.trainer import Trained, train
 
-TINY = {
-    "sample_size": 8,
-    "in_channels": 1,
-    "out_channels": 1,
-    "block_out_channels": [8, 16],
-    "down_block_types": ["DownBlock2D", "DownBlock2D"],
-    "up_block_types": ["UpBlock2D", "UpBlock2D"],
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
-    "add_attention": False,
-}
 GENERATOR = np.random.default_rng(0)
 IMAGES = Images(GENERATOR.integers(0, 256, (20, 1, 8, 8), np.uint8), None, {}, ())
 

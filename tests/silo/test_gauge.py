@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny import TINY
 
 from feddiff.core import diffusion
 from feddiff.core.config import FederationConfig, from_table
@@ -43,18 +44,6 @@ from feddiff.silo.witness import ATTEMPTS, Witness
 torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 
-UNET = {
-    "sample_size": 8,
-    "in_channels": 1,
-    "out_channels": 1,
-    "block_out_channels": [8, 16],
-    "down_block_types": ["DownBlock2D", "DownBlock2D"],
-    "up_block_types": ["UpBlock2D", "UpBlock2D"],
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
-    "add_attention": False,
-}
-
 
 class Quarters(torch.nn.Module):
     """The mean of each quarter of an image, and whether its upper half is the brighter one."""
@@ -75,7 +64,7 @@ def rules(network: Path, classes: int = 0, plan: str = "udec", **quality: object
     names = [f"class-{number}" for number in range(classes)]
     table: dict[str, Any] = {
         "plan": plan,
-        "model": {**UNET, **({"num_class_embeds": classes} if classes else {})},
+        "model": {**TINY, **({"num_class_embeds": classes} if classes else {})},
         "data": {"classes": names},
         "training": {"epochs": 1, "batch_size": 8},
         "quality": {"extractor": Extractor.load(network).digest, "samples": 20, "steps": 2, **quality},
@@ -262,7 +251,7 @@ def test_who_gives_no_extractor_hears_once_what_is_asked(
 
 
 def test_an_extractor_is_of_no_use_where_nothing_is_measured(network: Path, caplog: pytest.LogCaptureFixture) -> None:
-    config = from_table({"model": UNET}, "test")
+    config = from_table({"model": TINY}, "test")
     with caplog.at_level(logging.WARNING, "feddiff.silo"):
         assert open_extractor(config, network) is None
     assert "no [quality]" in caplog.text

@@ -18,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.numpy import load_file
+from tiny import TINY
 
 from feddiff.core import console, diffusion
 from feddiff.core.config import FederationConfig, from_table
@@ -28,18 +29,7 @@ from feddiff.core.store import save
 from feddiff.silo import cli
 from feddiff.silo.local import Local
 
-TINY = {
-    "sample_size": 8,
-    "in_channels": 1,
-    "out_channels": 1,
-    "block_out_channels": [8, 16],
-    "down_block_types": ["DownBlock2D", "DownBlock2D"],
-    "up_block_types": ["UpBlock2D", "UpBlock2D"],
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
-    "add_attention": False,
-    "num_class_embeds": 2,
-}
+MODEL = {**TINY, "num_class_embeds": 2}
 PERSONAL = {"personal": ["decoder.1"]}
 
 
@@ -52,7 +42,7 @@ def _own_process(monkeypatch: pytest.MonkeyPatch) -> None:
 def federation(seed: int = 0, **rules: Any) -> FederationConfig:
     training = {"batch_size": 8, "learning_rate": 2e-3, "steps": 7, "threads": 1, "schedule": "cosine", "proximal": 0.1}
     return from_table(
-        {"model": TINY, "data": {"classes": ["a", "b"]}, "training": training, "seed": seed, **rules}, "x"
+        {"model": MODEL, "data": {"classes": ["a", "b"]}, "training": training, "seed": seed, **rules}, "x"
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny import TINY
 
 from feddiff.core.config import FederationConfig, from_table
 from feddiff.core.errors import ProtocolError, TransferError
@@ -15,22 +16,11 @@ from feddiff.core.pool import Portion, encode, from_bytes, portion, to_bytes
 from feddiff.silo.pooled import Pooled, admitted, agreed
 from feddiff.silo.session import Held, Progress, RoundWork, Task, next_step
 
-TINY = {
-    "sample_size": 8,
-    "in_channels": 1,
-    "out_channels": 1,
-    "block_out_channels": [8, 16],
-    "down_block_types": ["DownBlock2D", "DownBlock2D"],
-    "up_block_types": ["UpBlock2D", "UpBlock2D"],
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
-    "add_attention": False,
-    "num_class_embeds": 2,
-}
+MODEL = {**TINY, "num_class_embeds": 2}
 
 
 def rules(**pool: float) -> FederationConfig:
-    table = {"model": TINY, "data": {"classes": ["a", "b"]}, "training": {"epochs": 2, "batch_size": 4, "threads": 1}}
+    table = {"model": MODEL, "data": {"classes": ["a", "b"]}, "training": {"epochs": 2, "batch_size": 4, "threads": 1}}
     return from_table({**table, **({"pool": pool} if pool else {})}, "rules.toml")
 
 

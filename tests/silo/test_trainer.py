@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from tiny import TINY
 
 from feddiff.core.config import FederationConfig, from_table
 from feddiff.core.diffusion import initial_state, scheduler
@@ -21,17 +22,6 @@ from feddiff.silo import trainer
 from feddiff.silo.descent import Descent
 from feddiff.silo.trainer import Progress, Trained, train
 
-TINY = {
-    "sample_size": 8,
-    "in_channels": 1,
-    "out_channels": 1,
-    "block_out_channels": [8, 16],
-    "down_block_types": ["DownBlock2D", "DownBlock2D"],
-    "up_block_types": ["UpBlock2D", "UpBlock2D"],
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
-    "add_attention": False,
-}
 EVERYTHING: dict[str, Any] = {
     "model": {"num_class_embeds": 2, "dropout": 0.1},
     "data": {"classes": ["left", "right"]},
