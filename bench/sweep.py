@@ -232,7 +232,7 @@ def load(path: Path, smoke: bool = False, data: Path | None = None, test: Path |
     ``data`` and ``test`` are other images than the file names. Raises ConfigError, one line that names the key.
     """
     shipped = SHIPPED / f"{path}.toml"
-    if not path.suffix and not path.exists() and shipped.exists():
+    if not path.suffix and not path.is_file() and shipped.exists():
         path = shipped
     names = ", ".join(sorted(each.stem for each in SHIPPED.glob("*.toml")))
     table = read_toml(path, f"give a sweep file, or one of {names}")
