@@ -36,11 +36,12 @@ from feddiff.federator.initial import prepare
 from feddiff.federator.intake import Intake
 from feddiff.federator.journal import Round
 from feddiff.federator.lookout import look, untold
+from feddiff.federator.probe import ProbeService
 from feddiff.federator.publisher import Publisher
 from feddiff.federator.rounds import Decision, decide
 from feddiff.federator.service import FederationService
 from feddiff.federator.traffic import Traffic
-from feddiff.v1 import enrollment_pb2_grpc, federation_pb2_grpc, operator_pb2_grpc
+from feddiff.v1 import enrollment_pb2_grpc, federation_pb2_grpc, operator_pb2_grpc, probe_pb2_grpc
 
 MAX_THREADS = 256
 FAREWELL_S = 90.0
@@ -142,6 +143,7 @@ class Federator:
         enrollment_pb2_grpc.add_EnrollmentServicer_to_server(
             EnrollmentService(federation.roster, federation.config.name, authority, authority_key), server
         )
+        probe_pb2_grpc.add_ProbeServicer_to_server(ProbeService(federation, self.traffic, lambda: authority), server)
         wire.add_health(server)
         server.start()
         self._servers.append(server)

@@ -29,9 +29,11 @@ SPEAKS_GRPC = {
     "federator/desk.py",
     "federator/enroll.py",
     "federator/operator.py",
+    "federator/probe.py",
     "federator/service.py",
     "silo/client.py",
     "silo/enroll.py",
+    "silo/probe.py",
 }
 PURE = {
     "core/segments.py",
