@@ -88,12 +88,15 @@ def exit_code(findings: Iterable[Finding]) -> int:
 def text(finding: Finding, width: int = 110) -> str:
     """A mark, the subject and the sentence; below it, indented, what to do."""
     head = f"{_MARKS[finding.level]:<8} {finding.subject:<15} "
-    fold = {"width": max(width, 60), "break_long_words": False, "break_on_hyphens": False}
-    lines = textwrap.wrap(finding.sentence, initial_indent=head, subsequent_indent=" " * _INDENT, **fold)
+    lines = _wrapped(finding.sentence, head, width)
     if finding.advice:
-        arrow = " " * _INDENT + "-> "
-        lines += textwrap.wrap(finding.advice, initial_indent=arrow, subsequent_indent=" " * len(arrow), **fold)
+        lines += _wrapped(finding.advice, " " * _INDENT + "-> ", width)
     return "\n".join(lines)
+
+
+def _wrapped(words: str, head: str, width: int) -> list[str]:
+    fold = textwrap.TextWrapper(max(width, 60), head, " " * len(head), break_long_words=False, break_on_hyphens=False)
+    return fold.wrap(words)
 
 
 def summary(findings: Iterable[Finding]) -> str:
@@ -105,7 +108,7 @@ def summary(findings: Iterable[Finding]) -> str:
 
 
 def to_json(findings: Iterable[Finding], software: str) -> str:
-    """``{"software", "exit_code", "findings": [{"level", "subject", "sentence", "advice", "error", "numbers"}, …]}``."""
+    """An object of software, exit_code and findings: level, subject, sentence, advice, error , numbers."""
     found = list(findings)
     rows = [
         {

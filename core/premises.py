@@ -72,16 +72,18 @@ def disk(found: Folder, need: int | None) -> Finding:
 
 
 def memory(machine: Machine, need: int, of: str) -> Finding:
-    """Whether there is memory for ``need`` bytes, which are ``of`` something."""
+    """Whether there is memory for ``need`` bytes, which ``of`` takes."""
     numbers = {"available_bytes": machine.available, "needed_bytes": need}
     has = f"{amount(machine.available)} of {amount(machine.memory)} memory are free"
     if need > machine.memory:
         advice = "this machine is too small for the model; take another, or raise the limit of its container or unit"
-        return Finding("problem", "memory", f"{has}; {of} need at least {amount(need)}", advice, StoreError, numbers)
+        return Finding(
+            "problem", "memory", f"{has}; at least {amount(need)} are needed for {of}", advice, StoreError, numbers
+        )
     if need > machine.available:
         advice = "end other programs, or raise the limit of the container or unit"
-        return warning("memory", f"{has}; {of} need at least {amount(need)}", advice, **numbers)
-    return ok("memory", f"{has}; {of} need at least {amount(need)}", **numbers)
+        return warning("memory", f"{has}; at least {amount(need)} are needed for {of}", advice, **numbers)
+    return ok("memory", f"{has}; at least {amount(need)} are needed for {of}", **numbers)
 
 
 def clock(machine: Machine, ahead_s: float | None, whose: str) -> Finding:

@@ -44,6 +44,12 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--reference", type=Path, metavar="FOLDER", help="LABEL/IMAGE: what the model is measured by")
     serve.add_argument("--pool", type=Path, metavar="FOLDER", help="public images: consent to give them to silos")
     serve.add_argument("--verbose", action="store_true")
+    doctor = add("doctor", "Say what is wrong with this federator, and what to do. Give it what `serve` is given.")
+    doctor.add_argument("--listen", default="", metavar="HOST:PORT", help="as for serve")
+    doctor.add_argument("--extractor", type=Path, metavar="FILE", help="as for serve")
+    doctor.add_argument("--reference", type=Path, metavar="FOLDER", help="as for serve")
+    doctor.add_argument("--pool", type=Path, metavar="FOLDER", help="as for serve")
+    doctor.add_argument("--json", action="store_true", help="findings as JSON")
     for name, text in (
         ("status", "What the federation is doing, and what it waits for."),
         ("ledger", "What every round cost: one row per round, silo, segment and direction."),
@@ -98,6 +104,14 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     if options.command == "serve":
         return _serve(options)
+    if options.command == "doctor":
+        from feddiff.core.wire import SOFTWARE
+        from feddiff.federator import doctor
+
+        given = (options.extractor, options.reference, options.pool)
+        return console.findings(
+            doctor.examine(doctor.Patient(options.config, options.listen, *given)), SOFTWARE, options.json
+        )
     from feddiff.federator import desk
 
     if options.command in ("pause", "resume", "stop", "evict", "reinstate"):

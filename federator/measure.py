@@ -10,6 +10,8 @@ from feddiff.core.amounts import UNITS, amount, duration, unit
 __all__ = ["NONE", "UNITS", "amount", "duration", "mean", "number", "ratio", "span", "unit"]
 NONE = "–"
 """Stands where there is no number."""
+
+
 def ratio(whole: float, part: float) -> str:
     """How many times ``part`` fits into ``whole``, with three figures, e.g. ``8.12×``."""
     times = whole / part if part else 0.0

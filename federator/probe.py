@@ -65,7 +65,7 @@ class ProbeService(probe_pb2_grpc.ProbeServicer):
         if caller.role == "silo":
             federation.roster.check(caller.name, caller.serial)
         else:
-            until = federation.roster.invited(caller.name, caller.fingerprint, time.time())
+            until = federation.roster.check_invitation(caller.name, caller.fingerprint, time.time())
         self._traffic.owned(context.peer(), caller.name)
         context.set_compression(grpc.Compression.Gzip)
         return pb.LookReply(

@@ -61,7 +61,7 @@ class Roster:
         rows = self._database.rows("SELECT name, expires_at, spent_by FROM invitations ORDER BY name")
         return [(str(name), float(ends), spent is not None) for name, ends, spent in rows]
 
-    def invited(self, name: str, fingerprint: str, now: float) -> float:
+    def check_invitation(self, name: str, fingerprint: str, now: float) -> float:
         """When an invitation ends that can still be spent. Raises InvitationSpent, as ``enroll`` would."""
         query = "SELECT fingerprint, expires_at, spent_by FROM invitations WHERE name = ?"
         found = self._database.rows(query, (name,))

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from feddiff.core import console
+from feddiff.silo import checkup
 
 
 def parser() -> argparse.ArgumentParser:
@@ -101,6 +102,7 @@ def parser() -> argparse.ArgumentParser:
     which.add_argument("--frozen", type=int, default=0, metavar="N", help="train all but the first N segments")
     personal.add_argument("--epochs", type=int, default=10, help="over the images (default: 10)")
     personal.add_argument("--learning-rate", type=float, help="default: the federation's")
+    checkup.add(commands, state)
     return root
 
 
@@ -138,6 +140,8 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     if options.command == "personalise":
         return _personalise(options)
+    if options.command == "doctor":
+        return checkup.run(options, partial(_state, options))
     return _take_part(options)
 
 

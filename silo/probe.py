@@ -10,7 +10,8 @@ import os
 import statistics
 import time
 from dataclasses import dataclass
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import grpc
 
@@ -92,7 +93,10 @@ class Probe:
         self._echo(0, 0)  # at which the federator counts what it sent last
         return Line(down, up, trip, sent + received)
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: object, trace: TracebackType | None) -> None:
         self._channel.close()
 
     def _rate(self, trip: float, echo: Any) -> tuple[float, int]:

@@ -42,7 +42,7 @@ def way(route: Route) -> Iterator[Finding]:
     elif route.unheeded:
         yield warning(
             "proxy",
-            f"{route.unheeded} names a proxy, but gRPC heeds only grpc_proxy, https_proxy and http_proxy, in small letters",
+            f"{route.unheeded} names a proxy, but gRPC heeds only https_proxy and the like in small letters",
             f"if the proxy is needed to reach {route.host}, set https_proxy where the daemon is started",
         )
     if route.unknown:
@@ -209,9 +209,13 @@ def silence(error: FedDiffError, enrolled: bool) -> Finding:
 def line(found: Line) -> Finding:
     """How fast the line is."""
     rates = {"down_mbit_s": found.down * 8e-6, "up_mbit_s": found.up * 8e-6}
-    words = ", ".join(f"{rate:.3g} Mbit/s {way}" for rate, way in zip(rates.values(), ("down", "up"), strict=True))
+    words = ", ".join(f"{_rate(rate)} Mbit/s {way}" for rate, way in zip(rates.values(), ("down", "up"), strict=True))
     told = f"at least {words}, {1000 * found.round_trip_s:.0f} ms there and back"
     return ok("line", f"{told} (measured with {found.moved / 1e6:.1f} MB)", **rates, round_trip_s=found.round_trip_s)
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
 def _name(name: x509.Name) -> str:

@@ -25,7 +25,7 @@ from feddiff.core.segments import Layout
 if TYPE_CHECKING:
     from feddiff.core.config import FederationConfig
 
-LIMIT_S = 45.0
+LIMIT_S = 60.0
 """Time for all of it; what has been told until then counts."""
 STEPS = 3
 SLOWEST_S = 20.0
@@ -62,26 +62,28 @@ class Rehearsal:
     runs: tuple[Run, ...] = ()
     failure: str = ""
     """Why it ended early; empty if it did not."""
+    late: bool = False
+    """It was ended because it took too long."""
 
 
 def rehearse(rules: bytes, steps: bool, limit_s: float = LIMIT_S) -> Rehearsal:
-    """Look at the devices, cut the model of these rules, and train some ``steps`` if asked. Empty rules: devices only."""
+    """Look at the devices, cut the model of these rules, and train some ``steps``. Without rules: devices only."""
     command = [sys.executable, "-m", "feddiff.silo.rehearsal", *(["--steps"] if steps else [])]
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    failure = ""
+    failure, late = "", False
     try:
         said, complaint = child.communicate(rules, limit_s)
     except subprocess.TimeoutExpired:
         child.kill()
         said, complaint = child.communicate()
-        failure = f"it took more than {limit_s:.0f} s"
+        failure, late = f"it was not done in {limit_s:.0f} s", True
     if child.returncode and not failure:
         last = (complaint.decode(errors="replace").strip().splitlines() or ["it says nothing"])[-1]
         failure = f"killed by signal {-child.returncode}" if child.returncode < 0 else last[:300]
-    return _heard([json.loads(line) for line in said.splitlines() if line.endswith(b"}")], failure)
+    return _heard([json.loads(line) for line in said.splitlines() if line.endswith(b"}")], failure, late)
 
 
-def _heard(lines: list[dict[str, Any]], failure: str) -> Rehearsal:
+def _heard(lines: list[dict[str, Any]], failure: str, late: bool) -> Rehearsal:
     told: dict[str, Any] = {key: value for line in lines for key, value in line.items()}
     return Rehearsal(
         threads=told.get("threads", 0),
@@ -90,6 +92,7 @@ def _heard(lines: list[dict[str, Any]], failure: str) -> Rehearsal:
         layout=Layout.from_json(told["layout"]) if "layout" in told else None,
         runs=tuple(Run(**line["run"]) for line in lines if "run" in line),
         failure=told.get("error", failure),
+        late=late,
     )
 
 

@@ -74,7 +74,9 @@ def travel(address: str, identity: bytes = b"") -> Route:
     host, port = parse_address(address)
     proxy, variable = proxy_for(host)
     heeded = {*PROXIES, *EXCEPTIONS}
-    unheeded = next((name for name in ("HTTPS_PROXY", "ALL_PROXY", "HTTP_PROXY", "all_proxy") if os.environ.get(name)), "")
+    unheeded = next(
+        (name for name in ("HTTPS_PROXY", "ALL_PROXY", "HTTP_PROXY", "all_proxy") if os.environ.get(name)), ""
+    )
     route = Route(host, port, proxy, variable, "" if variable or unheeded in heeded else unheeded)
     if not proxy:
         try:

@@ -17,7 +17,6 @@ from feddiff.core.features import check_digest
 from feddiff.core.finding import Finding, ok, problem, refusal, warning
 from feddiff.core.machine import Machine
 from feddiff.core.premises import memory
-from feddiff.core.segments import Layout
 from feddiff.core.volume import Volume, training_memory
 from feddiff.silo.probe import Line
 from feddiff.silo.rehearsal import Rehearsal
@@ -50,11 +49,13 @@ def device(config: FederationConfig | None, machine: Machine, found: Rehearsal, 
         need, basis = (peak, "by a few steps of training") if peak else (weights, "without activations")
         words = f"the model of {amount(4 * found.layout.size)} needs {amount(need)} on the GPU, {basis}"
         if need > least:
-            yield problem(StoreError, "GPU memory", words, "lower no rule alone: the federation's batch_size is for all")
+            yield problem(
+                StoreError, "GPU memory", words, "lower no rule alone: the federation's batch_size is for all"
+            )
         else:
             yield ok("GPU memory", words)
     host = 3 * 4 * found.layout.size + pixels + (0 if on_gpu else max(peak, weights))
-    yield memory(machine, host, f"the model of {amount(4 * found.layout.size)} and {images} images")
+    yield memory(machine, host, f"training the model of {amount(4 * found.layout.size)} on {images} images")
 
 
 def demands(
@@ -94,7 +95,9 @@ def demands(
     if processes is not None and processes > 1 and config.kind != "unet":
         yield problem(ConfigError, "processes", "a DCGAN's batches are normalised each by itself", "--processes 1")
     elif processes is not None and gpus and processes > gpus:
-        yield problem(ConfigError, "processes", f"{processes} processes take a GPU each, and there are {gpus}", "give fewer")
+        yield problem(
+            ConfigError, "processes", f"{processes} processes take a GPU each, and there are {gpus}", "give fewer"
+        )
 
 
 def layout(found: Rehearsal, federators: str) -> Finding | None:
@@ -102,6 +105,9 @@ def layout(found: Rehearsal, federators: str) -> Finding | None:
     if found.layout is None:
         if not found.failure:
             return None
+        if found.late:
+            sentence = f"the federation's model was not made here in time ({found.failure})"
+            return warning("model", sentence, "this machine is busy or slow: try again when it is not")
         sentence = f"the federation's model cannot be made here: {found.failure}"
         return problem(ConfigError, "model", sentence, "install the versions that the federator has")
     size = f"{found.layout.size / 1e6:.3g} million parameters in {len(found.layout.names)} segments"
@@ -141,7 +147,8 @@ def time_of_round(
         parts.append(f"the training takes {duration(training)} ({basis})")
     whole = ""
     if line is not None and training is not None:
-        whole = f"about {duration(seconds)} a round, {duration(seconds * config.rounds.count)} for all {config.rounds.count} rounds: "
+        count = config.rounds.count
+        whole = f"about {duration(seconds)} a round, {duration(seconds * count)} for all {count} rounds: "
         numbers["round_s"] = seconds
     words = f"{whole}{'; '.join(parts)}; waiting for other silos not counted"
     if seconds > LONG_S:
