@@ -102,8 +102,8 @@ def clock(machine: Machine, ahead_s: float | None, whose: str) -> Finding:
     return ok("clock", f"this clock and {whose} differ by {_time(abs(ahead_s))}", ahead_s=-ahead_s)
 
 
-def certificate(pem: bytes, now: datetime, subject: str, whose: str, advice: str, early: bool = True) -> Finding:
-    """Its dates. ``advice``: how to get a new one; ``early``: whether to warn before it ends."""
+def certificate(pem: bytes, now: datetime, subject: str, whose: str, advice: str, early: str = "") -> Finding:
+    """Its dates. ``advice``: how to get a new one; ``early``: what to do when it soon ends; empty: nothing yet."""
     try:
         found = load_certificate(pem)
     except IdentityError as error:
@@ -120,7 +120,7 @@ def certificate(pem: bytes, now: datetime, subject: str, whose: str, advice: str
         return problem(CertificateExpired, subject, ended, f"if the clock is right: {advice}")
     words = f"{whose} is good for {_days(left)}, until {ends:%Y-%m-%d}"
     if early and left * 86400 < LATE * (ends - begins).total_seconds():
-        return warning(subject, words, advice, days_left=round(left, 2))
+        return warning(subject, words, early, days_left=round(left, 2))
     return ok(subject, words, days_left=round(left, 2))
 
 

@@ -17,6 +17,7 @@ import grpc
 
 from feddiff.core import wire
 from feddiff.core.errors import TooLarge, TransferError
+from feddiff.federator.authority import Authority
 from feddiff.federator.federation import Federation
 from feddiff.federator.ledger import OVERHEAD, Direction, Entry
 from feddiff.federator.measure import amount
@@ -53,9 +54,9 @@ class Ration:
 
 
 class ProbeService(probe_pb2_grpc.ProbeServicer):
-    """Serves silos and holders of invitations. ``authority``: the federation's CA as it is now, PEM."""
+    """Serves silos and holders of invitations."""
 
-    def __init__(self, federation: Federation, traffic: Traffic, authority: Callable[[], bytes]) -> None:
+    def __init__(self, federation: Federation, traffic: Traffic, authority: Authority) -> None:
         self._federation, self._traffic, self._authority = federation, traffic, authority
         self._ration, self._places = Ration(), threading.Semaphore(AT_ONCE)
 
@@ -63,7 +64,7 @@ class ProbeService(probe_pb2_grpc.ProbeServicer):
         federation, until = self._federation, 0.0
         caller = wire.caller(context, "silo", "invitation")
         if caller.role == "silo":
-            federation.roster.check(caller.name, caller.serial)
+            federation.roster.check(caller.name, caller.serial, caller.not_after)
         else:
             until = federation.roster.check_invitation(caller.name, caller.fingerprint, time.time())
         self._traffic.owned(context.peer(), caller.name)
@@ -72,7 +73,7 @@ class ProbeService(probe_pb2_grpc.ProbeServicer):
             protocol=wire.PROTOCOL,
             software=wire.SOFTWARE,
             federation=federation.config.name,
-            authority=self._authority(),
+            authority=self._authority.bundle,
             config=federation.config.canonical(),
             layout_digest=federation.layout.digest,
             clock=time.time(),
@@ -81,7 +82,7 @@ class ProbeService(probe_pb2_grpc.ProbeServicer):
 
     def Echo(self, request: pb.EchoRequest, context: grpc.ServicerContext) -> pb.EchoReply:  # noqa: N802
         caller = wire.caller(context, "silo")
-        silo = self._federation.roster.check(caller.name, caller.serial).name
+        silo = self._federation.roster.check(caller.name, caller.serial, caller.not_after).name
         self._traffic.owned(context.peer(), silo)
         if max(len(request.payload), request.size) > MAX_ECHO_BYTES:
             raise TooLarge(f"an echo carries at most {amount(MAX_ECHO_BYTES)} each way")

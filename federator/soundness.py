@@ -40,8 +40,10 @@ def certificates(folder: Path, host: str, now: datetime) -> Iterator[Finding]:
         yield problem(StoreError, "certificates", sentence, "put it back from the backup; `init` made it")
         return
     advice = "begin a new federation with `feddiff-federator init`, or restore a newer backup"
-    yield premises.certificate(authority, now, "authority", f"the CA {_print(authority)}", advice)
-    yield premises.certificate(server, now, "certificate", "the server's certificate", advice)
+    whose = f"the CA {_print(authority)}"
+    yield premises.certificate(authority, now, "authority", whose, advice, "feddiff-federator rotate-ca")
+    renewed = "the daemon renews it: start it, and see in its log why it has not"
+    yield premises.certificate(server, now, "certificate", "the server's certificate", renewed, renewed)
     try:
         trust.check_key_matches(authority, keys[0])
         trust.check_key_matches(server, keys[1])

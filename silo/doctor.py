@@ -19,19 +19,20 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
-from feddiff.core import machine, pki, premises
+from feddiff.core import machine, pki, premises, trust
 from feddiff.core.config import FederationConfig, parse
 from feddiff.core.errors import ConfigError, FedDiffError
 from feddiff.core.finding import Finding, ok, problem, refusal, warning
-from feddiff.core.identity import Invitation
+from feddiff.core.identity import Invitation, load_certificate
 from feddiff.core.volume import silo_disk, volume
-from feddiff.silo import reach, rehearsal, stock, workload
+from feddiff.silo import credentials, reach, rehearsal, stock, workload
 from feddiff.silo.local import read_identity
 from feddiff.silo.probe import Answer, Line, Probe
 from feddiff.silo.route import Route, travel
 from feddiff.silo.source import Source
 from feddiff.silo.trained import Trained
 
+UPKEEP = "the daemon renews it while it runs: start it, and see in its log why it has not"
 RENEW = "ask the federation's operator for a new invitation, and run the command that comes with it"
 
 
@@ -53,6 +54,7 @@ class Patient:
     enrolled: bool = field(default=False, init=False)
     key: bytes = field(default=b"", init=False, repr=False)
     certificate: bytes = field(default=b"", init=False)
+    authorities: bytes = field(default=b"", init=False)
     known: list[x509.Certificate] = field(default_factory=list, init=False)
     """The federation's CAs."""
 
@@ -120,7 +122,7 @@ def _identity(patient: Patient) -> Iterator[Finding]:
             yield warning(
                 "enrolment",
                 f"this silo is not enrolled: there is no identity in {state}",
-                "the federation's operator makes one: `feddiff-federator invite NAME`; or give another --state",
+                "the federation's operator invites it: `feddiff-federator invite NAME`; or give another --state",
             )
             return
         patient.address = patient.address or invitation.address
@@ -130,8 +132,9 @@ def _identity(patient: Patient) -> Iterator[Finding]:
     try:
         name, _ = read_identity(state)
         where = json.loads((state / "identity.json").read_text())
-        patient.certificate, patient.key = (state / "certificate.pem").read_bytes(), (state / "key.pem").read_bytes()
-        patient.known = x509.load_pem_x509_certificates((state / "authority.pem").read_bytes())
+        mine = credentials.load(state)
+        patient.certificate, patient.key, patient.authorities = mine.certificate, mine.key, mine.authorities
+        patient.known = [load_certificate(each) for each in trust.split(mine.authorities)]
     except FedDiffError as error:
         yield refusal("enrolment", error, RENEW)
         return
@@ -142,7 +145,8 @@ def _identity(patient: Patient) -> Iterator[Finding]:
         return
     patient.enrolled, patient.address = True, patient.address or str(where.get("federator", ""))
     yield ok("enrolment", f"{name} is enrolled in {where.get('federation', 'a federation')}")
-    yield premises.certificate(patient.certificate, patient.clock, "certificate", f"the certificate of {name}", RENEW)
+    whose = f"the certificate of {name}"
+    yield premises.certificate(patient.certificate, patient.clock, "certificate", whose, RENEW, UPKEEP)
 
 
 def _federator(patient: Patient, route: Route) -> Iterator[Finding]:
@@ -156,13 +160,10 @@ def _federator(patient: Patient, route: Route) -> Iterator[Finding]:
     try:
         with _asking(patient, route.shown[0]) as probe:
             answer = probe.look(patient.now())
-        told = x509.load_pem_x509_certificates(answer.authority)
+        told = [load_certificate(each) for each in trust.split(answer.authority)]
     except FedDiffError as error:
         yield from found
         yield reach.silence(error, patient.enrolled)
-        return
-    except ValueError:
-        yield problem(ConfigError, "authority", "the federator's CA cannot be read", "ask its operator")
         return
     if expected is not None:
         found = list(reach.handshake(route, told, expected, patient.clock))
@@ -171,7 +172,7 @@ def _federator(patient: Patient, route: Route) -> Iterator[Finding]:
         return
     patient.answer = answer
     trusted = patient.known or told
-    leaf = x509.load_pem_x509_certificate(route.shown[0])
+    leaf = load_certificate(route.shown[0])
     signer = next(each for each in trusted if reach.signed_by(leaf, [each]))
     basis = "as the invitation says" if expected is not None else "as installed here"
     yield ok("authority", f"CA fingerprint {signer.fingerprint(hashes.SHA256()).hex()[:16]}, {basis}")
@@ -207,8 +208,7 @@ def _rules(patient: Patient) -> Iterator[Finding]:
 
 def _asking(patient: Patient, shown: bytes = b"") -> Probe:
     """A connection to ask by. Not enrolled, the server's own certificate is the root, as when enrolling."""
-    root = (patient.state / "authority.pem").read_bytes() if patient.enrolled else shown
-    return Probe(patient.address, root, patient.key, patient.certificate)
+    return Probe(patient.address, patient.authorities if patient.enrolled else shown, patient.key, patient.certificate)
 
 
 def _last(state: Path) -> dict[str, float]:

@@ -97,9 +97,7 @@ def handshake(
         yield stranger
         return
     whose = f"the federator's certificate (issued by {_name(leaf.issuer)})"
-    yield certificate(
-        route.shown[0], now, "TLS", f"{route.tls}, {whose}", "the federation's operator must renew it", early=False
-    )
+    yield certificate(route.shown[0], now, "TLS", f"{route.tls}, {whose}", "the federation's operator must renew it")
     if not answers_to(leaf, route.host):
         yield problem(
             ConfigError,

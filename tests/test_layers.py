@@ -31,6 +31,7 @@ SPEAKS_GRPC = {
     "federator/operator.py",
     "federator/probe.py",
     "federator/service.py",
+    "federator/tls.py",
     "silo/client.py",
     "silo/enroll.py",
     "silo/probe.py",
