@@ -6,6 +6,7 @@ cannot tell a closed port from a name that nobody knows or from a firewall that 
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import socket
@@ -14,7 +15,7 @@ import tempfile
 import time
 from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from feddiff.core.identity import parse_address
 
@@ -86,15 +87,15 @@ def travel(address: str, identity: bytes = b"") -> Route:
         route = replace(route, addresses=tuple(dict.fromkeys(str(each[4][0]) for each in found)))
     began = time.monotonic()
     try:
-        plain = dial(host, port, proxy)
+        plain = dial(host, port, proxy, _authorization(os.environ.get(variable, "")))
     except OSError as error:
-        why = str(error.strerror or error or type(error).__name__).lower()
+        why = error.strerror.lower() if error.strerror else str(error) or type(error).__name__
         return replace(route, refused=why, timed_out=isinstance(error, TimeoutError))
     with plain:
         return _greet(replace(route, connected_s=time.monotonic() - began), plain, identity)
 
 
-def dial(host: str, port: int, proxy: str = "") -> socket.socket:
+def dial(host: str, port: int, proxy: str = "", authorization: str = "") -> socket.socket:
     """A connection, through a proxy's CONNECT (RFC 9110 section 9.3.6) if there is one. Raises OSError."""
     if not proxy:
         return socket.create_connection((host, port), TIMEOUT_S)
@@ -102,7 +103,7 @@ def dial(host: str, port: int, proxy: str = "") -> socket.socket:
     plain = socket.create_connection((where, int(number)), TIMEOUT_S)
     try:
         target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        plain.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode("ascii"))
+        plain.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{authorization}\r\n".encode("ascii"))
         reply = b""
         while b"\r\n\r\n" not in reply:
             piece = plain.recv(4096)
@@ -116,6 +117,15 @@ def dial(host: str, port: int, proxy: str = "") -> socket.socket:
         plain.close()
         raise
     return plain
+
+
+def _authorization(proxy: str) -> str:
+    """The header line for a name and password in a proxy's URL, as gRPC sends it (RFC 7617)."""
+    found = urlsplit(proxy)
+    if not found.username:
+        return ""
+    pair = f"{unquote(found.username)}:{unquote(found.password or '')}".encode()
+    return f"Proxy-Authorization: Basic {base64.b64encode(pair).decode('ascii')}\r\n"
 
 
 def _greet(route: Route, plain: socket.socket, identity: bytes) -> Route:

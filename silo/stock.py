@@ -57,11 +57,11 @@ def judge(found: Inventory | FedDiffError, config: FederationConfig | None) -> I
     for note in found.notes:
         yield warning("images", note, "docs/data.md says how images are read")
     if found.empty or found.other:
-        told = [
+        passed = [
             *([f"{found.empty} slices are left out, for there is next to nothing on them"] if found.empty else []),
             *([f"{found.other} other files are passed over"] if found.other else []),
         ]
-        yield ok("images", "; ".join(told))
+        yield ok("images", "; ".join(passed))
     lacking = [name for name in (config.data.classes if config is not None else ()) if not found.labels.get(name)]
     if config is not None and lacking:
         yield warning(
