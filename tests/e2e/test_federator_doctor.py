@@ -49,7 +49,7 @@ def test_from_the_rules_to_a_running_federation(stage: Stage) -> None:
     found, code = examined(stage)
     assert (problems(found), code) == ([], 0)
     assert "the federator is running in this folder" in found["daemon"].sentence
-    assert "this federator's daemon answers" in found["port"].sentence
+    assert "the daemon answers at" in found["port"].sentence
     assert found["silos"].level == "warning"
     assert found["silos"].sentence == "enrolled: hospital-a (here); the first round waits for 2"
     assert "5 published files" in found["versions"].sentence
@@ -75,7 +75,7 @@ def test_what_is_broken_in_the_folder(stage: Stage) -> None:
     stage.rules.write_text(rules.replace("seed = 5", "seed = 6"))
     found, code = examined(stage)
     assert (problems(found), code) == (["rules"], 78)
-    assert "the rules have changed since it began" in found["rules"].sentence
+    assert "the rules have changed since the federation began" in found["rules"].sentence
     stage.rules.write_text(rules.replace("rounds", "round"))
     found, code = examined(stage)
     assert (problems(found), code) == (["rules"], 78)
