@@ -185,6 +185,10 @@ def _held(local: Local, rules: FederationConfig, layout: Layout) -> tuple[dict[s
         raise StoreError(f"{local.folder} holds no whole model yet: {missing[0]} never came; or name one with --from")
     shared = {name: each for name, each in held.items() if not stays(name, rules.plan, rules.personal)}
     newest, last = max(each.version for each in shared.values()), rules.rounds.count
+    if not newest and rules.initial != "file" and not (rules.pool and rules.pool.warmup):
+        raise StoreError(
+            f"{local.folder} holds no trained model yet: it was sent the initial one alone; name one with --from"
+        )
     own = "" if len(shared) == len(held) else "; personal segments as the silo trained them last"
     final = f"; the last may be {last}: --from takes what `feddiff-federator export` wrote" if newest < last else ""
     whence = f"the newest model that this silo was sent, version {newest}{own}{final}"

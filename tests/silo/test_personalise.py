@@ -158,6 +158,11 @@ def test_what_cannot_be_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtur
     (state / "held" / "bottleneck@2.safetensors").unlink()
     assert personalise(*(word for pair in good.items() for word in pair)) == StoreError.exit_code
     assert "bottleneck never came" in capsys.readouterr().err
+    for name, vector in weights(2).items():
+        (state / "held" / f"{name}@2.safetensors").unlink(missing_ok=True)
+        save(state / "held" / f"{name}@0.safetensors", {name: vector})
+    assert personalise(*(word for pair in good.items() for word in pair)) == StoreError.exit_code
+    assert "sent the initial one alone" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
     assert not list(tmp_path.glob("mine*"))
 
