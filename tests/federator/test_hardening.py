@@ -73,7 +73,7 @@ def enroll(federation: Federation, silo: str, serial: int = 1) -> None:
 
 def running(folder: Path, *silos: str, **rounds: object) -> Federation:
     """In round 1 with these silos."""
-    federation = begun(folder, participants=len(silos), **rounds)
+    federation = begun(folder, None, participants=len(silos), **rounds)
     for silo in silos:
         enroll(federation, silo)
         federation.join(silo, 10, {}, dict.fromkeys(LAYOUT.names, 0), "cpu", "feddiff")
@@ -242,7 +242,7 @@ def test_who_has_not_joined_is_not_here(tmp_path: Path) -> None:
 def test_what_a_silo_accepts_is_known_before_it_is_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     federation = begun(tmp_path, {"alpha": 0.5, "beta": 0.5}, participants=1)
     service = FederationService(federation, Intake(federation), Traffic(federation.ledger, 1, lambda: 0))
-    join, known = federation.join, []
+    join, known = federation.join, list[str | None]()
 
     def joined(silo: str, *told: Any) -> None:
         known.append(federation.journal.fact(f"pool {silo}"))  # a round opens as soon as it has joined
