@@ -65,7 +65,7 @@ class Upkeep:
                 told = "has ended" if left <= 0 else f"ends in {left:.3g} days"
                 self._say(
                     f"{silo.name} {left <= 0}",
-                    f"the certificate of {silo.name} {told}, and it has not renewed it: start the silo, or invite it anew",
+                    f"the certificate of {silo.name} {told}, not renewed: start the silo, or invite it anew",
                 )
 
     def _say(self, what: str, text: str) -> None:
