@@ -6,8 +6,11 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
-from feddiff.core.errors import FedDiffError
+from feddiff.core import trust
+from feddiff.core.errors import FedDiffError, StoreError
 from feddiff.federator.authority import Authority, clock_time, digest
 from feddiff.federator.roster import Roster
 
@@ -18,6 +21,18 @@ EVERY_S = 86400.0
 """How often a warning is repeated."""
 
 log = logging.getLogger("feddiff.federator")
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """How long the federation's own certificates are good. NaN and "" in a folder without any."""
+
+    server_days: float = math.nan
+    authority_days: float = math.nan
+    authority: str = ""
+    """SHA-256 of the CA's certificate, hexadecimal."""
+    rotation: str = ""
+    """How far the CA's replacement is, in words; empty if none is under way."""
 
 
 class Upkeep:
@@ -83,7 +98,7 @@ def waits_for(roster: Roster, now: float) -> list[str]:
 
 
 def rotation(authority: Authority, roster: Roster, now: float) -> str:
-    """How far the CA's replacement is, in words; empty if none is under way."""
+    """``Outlook.rotation``."""
     until = authority.until
     if until is None:
         return ""
@@ -92,3 +107,14 @@ def rotation(authority: Authority, roster: Roster, now: float) -> str:
     return f"the CA is being replaced until {clock_time(until)}; " + (
         f"waiting for {', '.join(waiting)} to learn the new one" if waiting else "all silos know the new one"
     )
+
+
+def outlook(folder: Path, roster: Roster) -> Outlook:
+    """For the status, from the files."""
+    authority = Authority(folder)
+    try:
+        fingerprint = trust.fingerprint(authority.current.certificate).hex()
+        told = rotation(authority, roster, time.time())
+        return Outlook(authority.server_days, authority.days, fingerprint, told)
+    except StoreError:
+        return Outlook()
