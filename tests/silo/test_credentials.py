@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from feddiff.core import pki, trust
+from feddiff.core import pki
 from feddiff.core.errors import FederatorUnavailable, IdentityError, StoreError
 from feddiff.silo import credentials
 from feddiff.silo.credentials import Credentials
@@ -108,14 +108,3 @@ def test_a_wrong_answer_changes_nothing(tmp_path: Path, ca: Ca, case: str) -> No
     with pytest.raises(IdentityError):
         renewal.replace(*vars(answers[case]).values())
     assert credentials.load(tmp_path) == renewal.credentials == old
-
-
-def test_an_untrusted_server_is_explained(ca: Ca) -> None:
-    other, other_key = pki.create_authority("elsewhere", NOW)
-    foreign = pki.issue_federator(other, other_key, pki.make_key(), ["localhost"], NOW)
-    told = trust.explain(foreign, ca[0], NOW)
-    assert "elsewhere" in told
-    assert trust.fingerprint(ca[0]).hex()[:16] in told
-    assert trust.explain(foreign, ca[0] + other, NOW) == ""
-    assert "certificate of a silo" in trust.explain(made(ca).certificate, ca[0], NOW)
-    assert "valid from" in trust.explain(foreign, other, NOW + timedelta(days=31))
