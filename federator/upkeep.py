@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sqlite3
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -57,8 +58,8 @@ class Upkeep:
             if now >= self._next_warning:
                 self._next_warning = now + WARN_S
                 self._warn()
-        except FedDiffError as error:
-            self._say("upkeep", f"certificates cannot be looked after: {error.sentence}")
+        except (FedDiffError, OSError, sqlite3.Error) as error:
+            self._say("upkeep", f"certificates cannot be looked after: {error}")
 
     def _rotate(self, until: float) -> None:
         self._roster.certificates.authorities = digest(self._authority.bundle)
