@@ -104,9 +104,9 @@ class Authority:
 
     # -- what is done with it
 
-    def issue(self, csr: bytes, name: str) -> bytes:
-        """A silo's certificate, of the newest CA. Raises IdentityError."""
-        signer = self.next or self.current
+    def issue(self, csr: bytes, name: str, signer: Signer | None = None) -> bytes:
+        """A silo's certificate, of the newest CA or this one. Raises IdentityError."""
+        signer = signer or self.next or self.current
         now, days = self._clock(), self.lifetime_days
         return pki.issue_client(signer.certificate, signer.key, csr, "silo", name, now, days)
 

@@ -108,9 +108,10 @@ class Federator:
     def _serve_silos(self, folder: Path, listen: str) -> int:
         federation = self.federation
         authority = Authority(folder)
+        authority.renew_server()
+        authority.check()
         self._upkeep = Upkeep(authority, federation.roster)
         self._upkeep.look()
-        authority.check()
         server = grpc.server(
             futures.ThreadPoolExecutor(MAX_THREADS, "rpc"),
             interceptors=[wire.ErrorInterceptor(_refused)],

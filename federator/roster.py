@@ -170,6 +170,11 @@ class Roster:
                 (samples, json.dumps(dict(labels)), device, software, name),
             )
 
+    def withdraw(self, name: str) -> bool:
+        """An invitation no longer holds; False if there is none."""
+        with self._database.transaction() as change:
+            return bool(change.execute("DELETE FROM invitations WHERE name = ?", (name,)).rowcount)
+
     def evict(self, name: str, reason: str) -> None:
         """Refuse a silo's certificate from now on. Raises ConfigError if there is no such silo."""
         with self._database.transaction() as change:

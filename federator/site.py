@@ -18,6 +18,7 @@ from feddiff.core.errors import ConfigError, StoreError
 from feddiff.core.identity import Identity, Invitation, check_name, parse_address
 from feddiff.core.presets import PRESETS
 from feddiff.core.store import write_atomic
+from feddiff.federator.authority import Authority
 from feddiff.federator.database import Database
 from feddiff.federator.measure import seconds
 from feddiff.federator.operators import Operators
@@ -105,6 +106,11 @@ def address(folder: Path) -> tuple[str, int]:
     return parse_address((folder / "address").read_text().strip())
 
 
+def joined(host: str, port: int) -> str:
+    """An address as it is typed."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def invite(config: Path, name: str, expires: str) -> str:
     """A new one-time token for a silo; an earlier one of that name no longer holds. Raises ConfigError."""
     check_name(name)
@@ -124,8 +130,9 @@ def invite(config: Path, name: str, expires: str) -> str:
         until,
     )
     database.close()
-    joined = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return Invitation(name, joined, trust.fingerprint((folder / "ca.pem").read_bytes()), secret).token()
+    return Invitation(
+        name, joined(host, port), trust.fingerprint(Authority(folder).current.certificate), secret
+    ).token()
 
 
 def operator(config: Path, name: str, expires: str) -> str:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
+import sqlite3
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
-from feddiff.core.errors import FedDiffError
+from feddiff.core import trust
+from feddiff.core.errors import FedDiffError, StoreError
 from feddiff.federator.authority import Authority, clock_time, digest
 from feddiff.federator.roster import Roster
 
@@ -18,6 +22,18 @@ EVERY_S = 86400.0
 """How often a warning is repeated."""
 
 log = logging.getLogger("feddiff.federator")
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """How long the federation's own certificates are good. NaN and "" in a folder without any."""
+
+    server_days: float = math.nan
+    authority_days: float = math.nan
+    authority: str = ""
+    """SHA-256 of the CA's certificate, hexadecimal."""
+    rotation: str = ""
+    """How far the CA's replacement is, in words; empty if none is under way."""
 
 
 class Upkeep:
@@ -42,8 +58,8 @@ class Upkeep:
             if now >= self._next_warning:
                 self._next_warning = now + WARN_S
                 self._warn()
-        except FedDiffError as error:
-            self._say("upkeep", f"certificates cannot be looked after: {error.sentence}")
+        except (FedDiffError, OSError, sqlite3.Error) as error:
+            self._say("upkeep", f"certificates cannot be looked after: {error}")
 
     def _rotate(self, until: float) -> None:
         self._roster.certificates.authorities = digest(self._authority.bundle)
@@ -65,7 +81,7 @@ class Upkeep:
                 told = "has ended" if left <= 0 else f"ends in {left:.3g} days"
                 self._say(
                     f"{silo.name} {left <= 0}",
-                    f"the certificate of {silo.name} {told}, and it has not renewed it: start the silo, or invite it anew",
+                    f"the certificate of {silo.name} {told}, not renewed: start the silo, or invite it anew",
                 )
 
     def _say(self, what: str, text: str) -> None:
@@ -83,7 +99,7 @@ def waits_for(roster: Roster, now: float) -> list[str]:
 
 
 def rotation(authority: Authority, roster: Roster, now: float) -> str:
-    """How far the CA's replacement is, in words; empty if none is under way."""
+    """``Outlook.rotation``."""
     until = authority.until
     if until is None:
         return ""
@@ -92,3 +108,14 @@ def rotation(authority: Authority, roster: Roster, now: float) -> str:
     return f"the CA is being replaced until {clock_time(until)}; " + (
         f"waiting for {', '.join(waiting)} to learn the new one" if waiting else "all silos know the new one"
     )
+
+
+def outlook(folder: Path, roster: Roster) -> Outlook:
+    """For the status, from the files."""
+    authority = Authority(folder)
+    try:
+        fingerprint = trust.fingerprint(authority.current.certificate).hex()
+        told = rotation(authority, roster, time.time())
+        return Outlook(authority.server_days, authority.days, fingerprint, told)
+    except StoreError:
+        return Outlook()

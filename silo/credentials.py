@@ -3,8 +3,8 @@
     key.pem certificate.pem authority.pem    what counts
     renewed.pem                              all three, while they are being replaced
 
-The three change together: ``renewed.pem`` appears by one rename and is what counts as long as it is there, so whoever is
-killed between the files leaves either the old ones or the new ones.
+The three change together: ``renewed.pem`` appears by one rename and is what counts as long as it is there, so a kill
+between the files leaves either the old ones or the new ones.
 """
 
 from __future__ import annotations

@@ -38,9 +38,7 @@ def join(invitation: Invitation, folder: Path, address: str) -> str:
     Raises InvitationSpent, IdentityError, ConfigError, FederatorUnavailable. May be repeated if it was interrupted.
     """
     key_path = folder / "key.pem"
-    known = folder / "authority.pem"
-    if known.exists() and invitation.authority not in map(trust.fingerprint, trust.split(known.read_bytes())):
-        raise ConfigError(f"{folder} belongs to a silo of another federation; give another folder with --state")
+    _check_ours(folder, invitation)
     if not key_path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(key_path, pki.make_key(), mode=0o600)
@@ -73,6 +71,16 @@ def join(invitation: Invitation, folder: Path, address: str) -> str:
     }
     write_atomic(folder / "identity.json", json.dumps(written).encode())
     return identity.name
+
+
+def _check_ours(folder: Path, invitation: Invitation) -> None:
+    """Raises ConfigError if the folder is a silo's of another federation."""
+    known = folder / "authority.pem"
+    if known.exists() and invitation.authority not in map(trust.fingerprint, trust.split(known.read_bytes())):
+        raise ConfigError(
+            f"{folder} belongs to a silo of another federation; give another folder with --state (or, if the federation"
+            f" says that it has replaced its CA while this silo was away, delete {known.name} there)"
+        )
 
 
 def spent(invitation: Invitation) -> str:

@@ -1,6 +1,6 @@
 """A silo's state folder: who it is, the versions it holds, its last training, what is on the way in and out.
 
-    identity.json key.pem certificate.pem authority.pem rules.json
+    identity.json key.pem certificate.pem authority.pem (silo/credentials.py) rules.json
     held/decoder.0@3.safetensors          published versions, the federator's very bits
     trained/round-3.safetensors           the whole model after the local training (personal segments live here)
     checkpoint.safetensors                inside a round's training

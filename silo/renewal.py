@@ -1,8 +1,7 @@
 """When a silo's certificate is to be renewed, and whether what comes back may replace it.
 
-At two thirds of its life, or when the federation says that its CAs have changed. The client (silo/client.py) asks between
-two calls, with the present certificate, for one over a new key; what fails is tried again later, and warned of when the
-end comes near.
+At two thirds of its life, or when the federation says that its CAs have changed. The client (silo/client.py) asks for
+one over a new key, between two calls and with the present one; what fails is logged and tried again later.
 """
 
 from __future__ import annotations
@@ -19,10 +18,8 @@ from feddiff.core.identity import Identity, load_certificate
 from feddiff.silo import credentials
 from feddiff.silo.credentials import Credentials
 
-SHARE_BEFORE_NEXT_TRY = 0.02
-"""Of the certificate's life: 14 hours of 30 days."""
-FIRST_TRIES_S = 60.0
-"""But not longer, as long as nothing else says that the link is bad."""
+RETRY_S = 600.0
+"""Between two tries; a fiftieth of the certificate's life if that is shorter."""
 
 log = logging.getLogger("feddiff.silo")
 
@@ -68,6 +65,6 @@ class Renewal:
     def failed(self, error: FedDiffError) -> None:
         """Try again later."""
         life = (self.identity.not_after - self._due_at).total_seconds() * 3
-        self._not_before = time.monotonic() + min(FIRST_TRIES_S, SHARE_BEFORE_NEXT_TRY * life)
+        self._not_before = time.monotonic() + min(RETRY_S, life / 50)
         left = (self.identity.not_after - self._clock()).total_seconds() / 86400
         log.warning("the certificate could not be renewed (%s); it is good for %.3g more days", error, left)

@@ -161,7 +161,7 @@ def test_an_evicted_silo_is_out_at_once_and_may_be_invited_again(stage: Stage) -
     stays.start()
     goes = stage.noise("hospital-b", seconds=0.5)
     stage.until("both train", lambda: stays.training(1) and stage.silo_status("hospital-b").get("training"))
-    printed = stage.operate("evict", "hospital-b", "--reason", "its scanner is broken")
+    printed = stage.operate("revoke", "hospital-b", "--reason", "its scanner is broken")
     assert "its scanner is broken" in printed
     assert goes.wait() == REFUSED_IDENTITY
     assert goes.told().count("noise: This certificate is revoked: ") == 1
