@@ -1,7 +1,7 @@
 """Where a silo's images are and how they are read: the options that go with ``--data``.
 
-Typed at the daemon, at ``personalise``, ``sample --balance`` and ``doctor``, and alike at each: who trains on one window
-and counts with another has two collections. Loads nothing heavy; silo/collection.py does what is said here.
+Typed at the daemon, at ``personalise``, ``sample --balance`` and ``doctor``, and alike at each: who trains on one
+window and counts with another has two collections. Loads nothing heavy; silo/collection.py does what is said here.
 """
 
 from __future__ import annotations
