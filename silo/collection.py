@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -37,8 +38,9 @@ DECODERS = (
 """Packages by which it is settled what comes out of a file."""
 VERSION = 1
 """Of this program's own part in that."""
+SAID_S = 30.0
 NEEDED = {filetypes.DICOM: "pydicom", filetypes.NIFTI: "nibabel"}
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("feddiff.silo")
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,14 @@ class _Read:
         return str(self.answer.facts.get("series") or self.file.name.as_posix())
 
 
-def collect(source: Source, config: FederationConfig, cache: Path | None = None) -> Collection:
-    """Read every image of a source at the size of the rules' model.
+def collect(data: Source | Path, config: FederationConfig, cache: Path | None = None) -> Collection:
+    """Read every image of a source, or of a folder with the options' defaults, at the size of the rules' model.
 
     ``cache``: a folder for decoded slices, made if it is not there; None: nothing is kept. Raises DataError, saying
     what to do, if there is no such folder, not one usable image in it or nothing to decode it with, and ConfigError for
     options that cannot be.
     """
+    source = data if isinstance(data, Source) else Source(data)
     how = _decoding(source, config)
     listed = [_listed(source.folder, path, closed) for path, closed in files(source.folder, lambda path: True)]
     found = [file for file in listed if file.type]
@@ -128,17 +131,24 @@ def collect(source: Source, config: FederationConfig, cache: Path | None = None)
     return Collection(images, inventory)
 
 
-def _decoding(source: Source, config: FederationConfig) -> Decoding:
-    """How files are decoded. Raises ConfigError for options that cannot be."""
+def check(source: Source) -> str:
+    """The keyword of the attribute that is the label, or "". Raises ConfigError for options that cannot be."""
     window.parse(source.window)
     if not 0 <= source.content < 1:
-        raise ConfigError(f"--content must be a share from 0 to 1 (got {source.content:g})")
+        raise ConfigError(f"--content must be a share, 0 or more and below 1 (got {source.content:g})")
+    if source.cache_bytes < 0:
+        raise ConfigError("--cache must be 0 or more")
     if source.labels is not None and source.label_from:
         raise ConfigError("--labels and --label-from both say the label; give one of them")
-    keyword = ""
-    if source.label_from:
-        _need("pydicom", "--label-from")
-        keyword = attribute(source.label_from)
+    if not source.label_from:
+        return ""
+    _need("pydicom", "--label-from")
+    return attribute(source.label_from)
+
+
+def _decoding(source: Source, config: FederationConfig) -> Decoding:
+    """How files are decoded. Raises ConfigError for options that cannot be."""
+    keyword = check(source)
     size, channels = shape(config)
     classes = config.data.classes if keyword else ()
     return Decoding(size, channels, source.window, source.slices, source.content, keyword, classes)
@@ -212,7 +222,11 @@ def _answers(
                 known = Answer({**entry[0], "cached": True}, entry[1])
             yield file, place, known
 
-    for file, place, answer in decoders.map(decode, tasks()):
+    said = time.monotonic()
+    for number, (file, place, answer) in enumerate(decoders.map(decode, tasks())):
+        if time.monotonic() - said > SAID_S:
+            said = time.monotonic()
+            logger.info("%s: %d of %d files are read", folder, number, len(every))
         facts = answer.facts
         if kept is not None and not file.closed and not facts.get("lost") and not facts.get("cached"):
             digest = facts.pop("digest")
