@@ -10,18 +10,13 @@ import ctypes
 import logging
 import os
 import resource
-import shutil
 import signal
 import sqlite3
 import sys
 import traceback
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from feddiff.core.errors import FedDiffError, StoreError
-
-if TYPE_CHECKING:
-    from feddiff.core.finding import Finding
 
 INTERRUPTED = 130
 DEFECT = 70
@@ -91,22 +86,9 @@ def many_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def findings(found: Iterable[Finding], software: str, as_json: bool) -> int:
-    """Print a doctor's findings, each as it comes; returns the exit code."""
-    from feddiff.core import finding
-
-    kept = []
-    for each in found:
-        kept.append(each)
-        if not as_json:
-            print(finding.text(each, shutil.get_terminal_size((110, 24)).columns), flush=True)
-    print(finding.to_json(kept, software) if as_json else f"\n{finding.summary(kept)}")
-    return finding.exit_code(kept)
-
-
-def log_lines(verbose: bool, quiet: bool = False) -> None:
-    """Log to stderr: time, level, message; under systemd the journal adds the time itself. ``quiet``: errors only."""
+def log_lines(verbose: bool) -> None:
+    """Log to stderr: time, level, message; under systemd the journal adds the time itself."""
     under_systemd = "JOURNAL_STREAM" in os.environ
     form = "%(levelname).1s %(message)s" if under_systemd else "%(asctime)s %(levelname).1s %(message)s"
     logging.basicConfig(stream=sys.stderr, format=form, datefmt="%H:%M:%S", level=logging.WARNING, force=True)
-    logging.getLogger("feddiff").setLevel(logging.DEBUG if verbose else logging.ERROR if quiet else logging.INFO)
+    logging.getLogger("feddiff").setLevel(logging.DEBUG if verbose else logging.INFO)

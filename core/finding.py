@@ -7,6 +7,7 @@ of them, and here the findings become lines for a person, JSON for a program and
 from __future__ import annotations
 
 import json
+import shutil
 import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -105,6 +106,17 @@ def summary(findings: Iterable[Finding]) -> str:
     counts = ((levels.count(level), level) for level in ("problem", "warning"))
     told = [f"{count} {level}{'s' if count > 1 else ''}" for count, level in counts if count]
     return ", ".join([*(told or ["no problem"]), f"{levels.count('ok')} ok"])
+
+
+def tell(findings: Iterable[Finding], software: str, as_json: bool) -> int:
+    """Print each as it comes, or all as JSON; returns the exit code."""
+    kept = []
+    for each in findings:
+        kept.append(each)
+        if not as_json:
+            print(text(each, shutil.get_terminal_size((110, 24)).columns), flush=True)
+    print(to_json(kept, software) if as_json else f"\n{summary(kept)}")
+    return exit_code(kept)
 
 
 def to_json(findings: Iterable[Finding], software: str) -> str:

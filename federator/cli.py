@@ -136,13 +136,13 @@ def _run(options: argparse.Namespace) -> int:
     if options.command == "serve":
         return _serve(options)
     if options.command == "doctor":
+        from feddiff.core import finding
         from feddiff.core.wire import SOFTWARE
         from feddiff.federator import doctor
 
         given = (options.extractor, options.reference, options.pool)
-        return console.findings(
-            doctor.examine(doctor.Patient(options.config, options.listen, *given)), SOFTWARE, options.json
-        )
+        patient = doctor.Patient(options.config, options.listen, *given)
+        return finding.tell(doctor.examine(patient), SOFTWARE, options.json)
     from feddiff.federator import desk
 
     if options.command in ("pause", "resume", "stop", "reinstate"):

@@ -6,6 +6,7 @@ Parses and prints; silo/doctor.py looks. Loads nothing heavy.
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,16 +36,19 @@ def add(commands: Commands, state: argparse.ArgumentParser) -> None:
     doctor.add_argument("--processes", type=int, metavar="N", default=unset, help="as for the daemon")
     doctor.add_argument("--verbose", action="store_true", default=unset, help="name files that are left out")
     doctor.add_argument("--json", action="store_true", help="findings as JSON")
-    add_options(doctor)
+    add_options(doctor, command=True)
 
 
 def run(options: argparse.Namespace, state: Callable[[str | None], Path]) -> int:
     """Look, and print findings; returns the exit code. ``state``: the state folder for a federator's address."""
+    from feddiff.core import finding
     from feddiff.core.identity import Invitation
     from feddiff.core.wire import SOFTWARE
     from feddiff.silo import doctor
 
-    console.log_lines(options.verbose, quiet=not options.verbose)
+    console.log_lines(options.verbose)
+    if not options.verbose:  # what is wrong is a finding; which files cannot be used is said nowhere
+        logging.getLogger("feddiff").setLevel(logging.ERROR)
     invitation = None if options.join is None else Invitation.parse(options.join)
     address = options.federator or (invitation.address if invitation else "")
     patient = doctor.Patient(
@@ -56,4 +60,4 @@ def run(options: argparse.Namespace, state: Callable[[str | None], Path]) -> int
         options.accept_pool,
         options.processes,
     )
-    return console.findings(doctor.examine(patient), SOFTWARE, options.json)
+    return finding.tell(doctor.examine(patient), SOFTWARE, options.json)

@@ -26,7 +26,7 @@ from feddiff.core.finding import Finding, ok, problem, refusal, warning
 from feddiff.core.identity import Invitation, load_certificate
 from feddiff.core.volume import silo_disk, volume
 from feddiff.silo import credentials, reach, rehearsal, stock, workload
-from feddiff.silo.local import read_identity
+from feddiff.silo.local import DECODED, read_identity
 from feddiff.silo.probe import Answer, Line, Probe
 from feddiff.silo.route import Route, travel
 from feddiff.silo.source import Source
@@ -86,7 +86,9 @@ def examine(patient: Patient) -> Iterator[Finding]:
     yield from _rules(patient)
     config, images = patient.config, 0
     if patient.source is not None:
-        found = stock.take(patient.source, config)
+        # What is decoded here the daemon need not decode again; without the rules it would be of another size.
+        cache = patient.state / DECODED if folder.exists and not folder.in_use and config is not None else None
+        found = stock.take(patient.source, config, cache)
         images = 0 if isinstance(found, FedDiffError) else found.total
         yield from stock.judge(found, config)
     else:

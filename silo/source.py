@@ -1,7 +1,7 @@
 """Where a silo's images are and how they are read: the options that go with ``--data``.
 
-Typed at the daemon, at ``personalise``, ``sample --balance`` and ``doctor``, and alike at each: who trains on one window
-and counts with another has two collections. Loads nothing heavy; silo/collection.py does what is said here.
+Typed at the daemon, at ``personalise``, ``sample --balance`` and ``doctor``, and alike at each: who trains on one
+window and counts with another has two collections. Loads nothing heavy; silo/collection.py does what is said here.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 Plane = Literal["axial", "coronal", "sagittal"]
 CACHE_GB = 16.0
@@ -47,44 +47,61 @@ class Source:
         )
 
 
-def add_options(parser: argparse.ArgumentParser, labels: bool = True) -> None:
-    """The options that say how ``--data`` is read; ``labels``: with ``--labels`` among them."""
-    group = parser.add_argument_group("how the images are read (docs/data.md)")
-    group.add_argument(
+DEFAULTS = {
+    "window": "file",
+    "slices": "axial",
+    "content": 0.05,
+    "label_file": None,
+    "label_from": "",
+    "cache": CACHE_GB,
+}
+
+
+def add_options(parser: argparse.ArgumentParser, command: bool = False, labels: bool = True) -> None:
+    """The options that say how ``--data`` is read.
+
+    ``command``: for a command of a parser that has them itself, whose values count unless they are given here;
+    ``labels``: with ``--labels``.
+    """
+    group = parser.add_argument_group("how scanners' files are read (docs/data.md)")
+
+    def add(name: str, to: str, **more: Any) -> None:
+        group.add_argument(name, dest=to, default=argparse.SUPPRESS if command else DEFAULTS[to], **more)
+
+    add(
         "--window",
-        default="file",
+        "window",
         metavar="WINDOW",
-        help="what becomes black and white of DICOM and NIfTI: lung, brain, bone, mediastinum (of CT), CENTER,WIDTH, or"
-        " what the file says (default: file)",
+        help="what becomes black and white: lung, mediastinum, brain, bone (of CT), CENTER,WIDTH, or what the file says"
+        " (default: file)",
     )
-    group.add_argument(
-        "--slices", choices=("axial", "coronal", "sagittal"), default="axial", help="of NIfTI volumes (default: axial)"
-    )
-    group.add_argument(
+    planes = ("axial", "coronal", "sagittal")
+    add("--slices", "slices", choices=planes, help="how NIfTI volumes are cut (default: axial)")
+    add(
         "--content",
+        "content",
         type=float,
-        default=0.05,
         metavar="SHARE",
         help="leave out slices with less than this of anything but air (default: 0.05; 0: keep all)",
     )
     if labels:
-        group.add_argument(
+        add(
             "--labels",
-            dest="label_file",
+            "label_file",
             type=Path,
             metavar="FILE.csv",
-            help="the label of each file, folder, series or study, instead of the sub-folders",
+            help="the label of each file, folder, series or study, instead of the sub-folders'",
         )
-    group.add_argument(
+    add(
         "--label-from",
-        default="",
+        "label_from",
         metavar="dicom:KEYWORD",
         help="a DICOM attribute that is the label, e.g. dicom:BodyPartExamined, instead of the sub-folders",
     )
-    group.add_argument(
+    add(
         "--cache",
+        "cache",
         type=float,
-        default=CACHE_GB,
         metavar="GB",
         help=f"what decoded slices may take in the state folder (default: {CACHE_GB:g}; 0: decode at every start)",
     )

@@ -7,6 +7,7 @@ a patient's.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from feddiff.core.config import FederationConfig, from_table
 from feddiff.core.errors import DataError, FedDiffError
@@ -19,12 +20,15 @@ REASONS = 4
 _BARE = {"model": {"sample_size": 8, "in_channels": 1, "out_channels": 1}}
 
 
-def take(source: Source, config: FederationConfig | None) -> Inventory | FedDiffError:
-    """Read as the training would; without rules every image that can be read counts, whatever its folder."""
+def take(source: Source, config: FederationConfig | None, cache: Path | None) -> Inventory | FedDiffError:
+    """Read as the training would; without rules every image that can be read counts, whatever its folder.
+
+    ``cache``: the folder of decoded slices, if there is one that no daemon uses.
+    """
     from feddiff.silo.collection import collect
 
     try:
-        return collect(source, config or from_table(_BARE, "the doctor")).inventory
+        return collect(source, config or from_table(_BARE, "the doctor"), cache).inventory
     except FedDiffError as error:
         return error
 

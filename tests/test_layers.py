@@ -47,7 +47,7 @@ PURE = {
     "silo/schedule.py",
     "silo/session.py",
 }
-HEAVY = {"torch", "diffusers", "sklearn", "matplotlib"}
+HEAVY = {"torch", "diffusers", "sklearn", "matplotlib", "pydicom", "nibabel"}
 HEAVY_MODULES = {
     "core/dcgan.py",
     "core/denoising.py",

@@ -235,7 +235,7 @@ def test_an_evicted_silo_and_a_host_that_the_certificate_does_not_name(stage: St
     found, code = examined(doctor.Patient(state, f"127.0.0.2:{stage.port}"))
     assert (problems(found), code) == (["host name"], 78)
     assert "is not for 127.0.0.2, but for" in found["host name"].sentence
-    stage.operate("evict", "hospital-a", "--reason", "it asked to leave")
+    stage.operate("revoke", "hospital-a", "--reason", "it asked to leave")
     found, code = examined(doctor.Patient(state))
     assert (problems(found), code) == (["federator"], 77)
     assert "hospital-a was evicted: it asked to leave" in found["federator"].sentence
