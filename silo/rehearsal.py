@@ -25,7 +25,7 @@ from feddiff.core.segments import Layout
 if TYPE_CHECKING:
     from feddiff.core.config import FederationConfig
 
-LIMIT_S = 60.0
+LIMIT_S = 45.0
 """Time for all of it; what has been told until then counts."""
 STEPS = 3
 SLOWEST_S = 20.0

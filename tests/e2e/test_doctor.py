@@ -291,6 +291,8 @@ def test_without_a_network(stage: Stage) -> None:
     assert "nothing of the network was tried" in found["address"].sentence
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_the_command_with_a_real_model(stage: Stage) -> None:
     stage.found(unet=TINY_UNET, training="steps = 3")
     stage.serve()
@@ -306,6 +308,9 @@ def test_the_command_with_a_real_model(stage: Stage) -> None:
     if "was not made here in time" not in found["model"]["sentence"]:  # on a machine that is very busy
         assert "parameters in" in found["model"]["sentence"]
         assert "tried with" in found["time"]["sentence"] or "not measured" in found["time"]["sentence"]
+
+
+def test_the_command_before_anything_is_there(stage: Stage) -> None:
     nobody = stage.call(SILO, "doctor", "--federator", "127.0.0.1:1", "--state", str(stage.folder / "none"))
     assert nobody.code == 69
     assert "PROBLEM  port" in nobody.out
