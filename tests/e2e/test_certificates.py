@@ -136,8 +136,8 @@ def test_a_silo_that_is_killed_while_it_renews_comes_back(stage: Stage) -> None:
     def lives(process: Process) -> int:
         return process.told().count("is in trial with")
 
-    for writes, order in ((0, ()), (2, ("--finish",))):
-        stage.operate("rotate-ca", *order)
+    stage.operate("rotate-ca")  # which has every silo renew twice
+    for writes in (0, 2):
         before = serial(state)
         options = (str(state), stage.address, "--samples", "1", "--digest", stage.layout.digest)
         killed = stage.run(A, str(script), str(Path(__file__).parent), str(writes), *options)
@@ -149,7 +149,7 @@ def test_a_silo_that_is_killed_while_it_renews_comes_back(stage: Stage) -> None:
         stage.until("it has renewed", lambda: serial(state) != before)  # noqa: B023
         stage.until("nothing is left over", lambda: not (state / credentials.PENDING).exists())
         assert again.terminate() == 0
-    assert credentials.load(state).authorities == Authority(stage.home).bundle
+    assert trust.is_signed_by(credentials.load(state).certificate, Authority(stage.home).signer.certificate)
 
 
 def test_revoking_works_without_a_federator_too(stage: Stage) -> None:
