@@ -67,7 +67,7 @@ class _File:
     @property
     def name(self) -> Path:
         """What it is called in a log, and by a CSV."""
-        return self.path / self.member if self.member else self.path
+        return self.path / self.member.lstrip("/") if self.member else self.path
 
 
 @dataclass(frozen=True)
