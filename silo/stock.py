@@ -63,7 +63,7 @@ def judge(found: Inventory | FedDiffError, config: FederationConfig | None) -> I
     if found.empty or found.other:
         passed = [
             *([f"{found.empty} slices are left out, for there is next to nothing on them"] if found.empty else []),
-            *([f"{found.other} other files are passed over"] if found.other else []),
+            *([f"{found.other} other file{'s are' if found.other > 1 else ' is'} passed over"] if found.other else []),
         ]
         yield ok("images", "; ".join(passed))
     lacking = [name for name in (config.data.classes if config is not None else ()) if not found.labels.get(name)]

@@ -54,7 +54,7 @@ def device(config: FederationConfig | None, machine: Machine, found: Rehearsal, 
             )
         else:
             yield ok("GPU memory", words)
-    host = 3 * 4 * found.layout.size + pixels + (0 if on_gpu else max(peak, weights))
+    host = 3 * 4 * found.layout.size + pixels + (0 if on_gpu else max(weights, *(run.peak for run in found.runs), 0))
     yield memory(machine, host, f"training the model of {amount(4 * found.layout.size)} on {images} images")
 
 
