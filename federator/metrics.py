@@ -57,6 +57,7 @@ class FederatorMetrics:
     def __init__(self, federation: Federation) -> None:
         self._federation = federation
         self._sent: dict[tuple[str, str, str], int] = {}
+        self._moved = 0.0
 
     def collect(self) -> Iterator[Metric]:
         """One family after the other. Raises sqlite3.Error."""
@@ -84,11 +85,17 @@ class FederatorMetrics:
             f"{_P}_round_open_seconds", "Seconds since the open round opened; 0 while none is open.", age
         )
         with federation.changed:
-            seen = [known.progress_at for known in federation.presence.values()]
+            known = federation.presence
+            seen = [
+                known[each.name].progress_at
+                for each in found.silos
+                if each.planned and not each.committed and each.name in known
+            ]
+        self._moved = max(self._moved, federation.since, *seen)
         yield GaugeMetricFamily(
             f"{_P}_progress_age_seconds",
-            "Seconds since a round opened or closed, or a silo got further in its work.",
-            max(now - max([federation.since, *seen]), 0.0),
+            "Seconds since a round opened or closed, or a silo that is planned got further in its work.",
+            max(now - self._moved, 0.0),
         )
 
     def _silos(self, found: pb.StatusReply) -> Iterator[Metric]:
@@ -130,7 +137,8 @@ class FederatorMetrics:
             segment = segments.get(each.segment, "(other)")
             wire[silo, segment, each.direction] += each.wire
             again[silo, "", each.direction] += each.retransmitted
-            raw["", segment, each.direction] += each.raw
+            if each.segment != OVERHEAD:
+                raw["", segment, each.direction] += each.raw
         crossed = CounterMetricFamily(
             f"{_P}_wire_bytes",
             "Bytes that crossed the network, everything included; (protocol) are those that carry no weights.",
