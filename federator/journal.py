@@ -73,9 +73,10 @@ class Journal:
                 (plan.round, plan.to_json(), json.dumps(dict(weights)), now, reason),
             )
 
-    def rounds(self) -> list[Round]:
-        """All rounds so far, in order."""
-        return [self._round(row) for row in self._database.rows("SELECT * FROM rounds ORDER BY round")]
+    def rounds(self, after: int = 0) -> list[Round]:
+        """All rounds so far, in order; or those after one."""
+        rows = self._database.rows("SELECT * FROM rounds WHERE round > ? ORDER BY round", (after,))
+        return [self._round(row) for row in rows]
 
     def last(self) -> Round | None:
         """The newest round, open or closed."""

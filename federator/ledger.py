@@ -175,10 +175,18 @@ class Ledger:
         with self._database.transaction() as change:
             change.executemany("INSERT OR REPLACE INTO quality VALUES (?, ?, ?, ?, ?)", rows)
 
-    def quality(self, round: int | None = None) -> Iterator[Reading]:
-        """Readings in order of round, model, metric, reference."""
-        where, values = ("", ()) if round is None else (" WHERE round = ?", (round,))
-        return self._readings(where, values)
+    def quality(self, round: int | None = None, of: str | None = None) -> Iterator[Reading]:
+        """Readings, of one round or all, of one model or all, in order of round, model, metric, reference."""
+        asked = {key: value for key, value in (("round", round), ("of", of)) if value is not None}
+        where = f" WHERE {' AND '.join(f'{key} = ?' for key in asked)}" if asked else ""
+        return self._readings(where, tuple(asked.values()))
+
+    def measured(self) -> list[tuple[int, str]]:
+        """(round, model) of all that was measured, in order of the rounds."""
+        return [
+            (int(round), str(of))
+            for round, of in self._database.rows("SELECT DISTINCT round, of FROM quality ORDER BY round, of")
+        ]
 
     def newest_quality(self, of: str) -> list[Reading]:
         """What was measured of a model in the newest round that it was measured in."""

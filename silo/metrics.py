@@ -52,8 +52,10 @@ class SiloMetrics:
         yield GaugeMetricFamily(f"{_P}_rounds", "Rounds that the federation is to have; 0 if not known.", doing.rounds)
         yield GaugeMetricFamily(f"{_P}_step", "Steps done of this round's training.", doing.step)
         yield GaugeMetricFamily(f"{_P}_steps", "Steps that this round's training has.", doing.steps)
+        loss = GaugeMetricFamily(f"{_P}_loss", "The newest training loss; none before one.", labels=[])
         if doing.loss == doing.loss or doing.steps:
-            yield GaugeMetricFamily(f"{_P}_loss", "The newest training loss.", doing.loss)
+            loss.add_metric([], doing.loss)
+        yield loss
         speed = doing.images_per_second if now == "training" and doing.step else 0.0
         yield GaugeMetricFamily(f"{_P}_images_per_second", "Images a second of the training; 0 outside one.", speed)
         images = GaugeMetricFamily(f"{_P}_images", "Images that it trains on, by the rules' class.", labels=["label"])
