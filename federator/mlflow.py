@@ -1,6 +1,6 @@
 """``--track mlflow:http://HOST:PORT``: a run on an MLflow tracking server, by its REST API (version 2.0).
 
-No package of MLflow's is needed here. The run's number is in the journal, what it holds is asked of the server. Points
+No package of MLflow's is needed here. The run bears a mark that is in the journal; what it holds is asked of the server. Points
 are sent with their round's end as their time, so one that is sent again after a lost answer is the same point.
 Pictures go where the server stores artifacts itself (``mlflow server`` does by default), and nowhere else.
 """
@@ -11,9 +11,11 @@ import base64
 import json
 import logging
 import os
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
+import uuid
 from typing import TYPE_CHECKING, Any
 
 from feddiff.core.errors import ConfigError
@@ -22,9 +24,11 @@ if TYPE_CHECKING:
     from feddiff.federator.federation import Federation
     from feddiff.federator.tracking import Page
 
-ANSWER_S = 10.0
+ANSWER_S = 20.0
 MAX_ANSWER_BYTES = 64 << 20
 EXPERIMENT = "feddiff"
+MARK = "feddiff.federation"
+"""The tag by which a federation knows its run."""
 BATCH = 100
 """Values that a request may hold: MLflow takes as many parameters, and more metrics."""
 LONGEST = 500
@@ -54,20 +58,16 @@ class MLflow:
         from feddiff.federator.tracking import parameters
 
         fact = f"mlflow {self._uri}"
-        run = self._found(federation.journal.fact(fact) or "")
+        mark = federation.journal.fact(fact) or uuid.uuid4().hex
+        federation.journal.note(fact, mark)  # before the run is made: an answer that is lost must not make two
+        experiment = self._experiment()
+        asked = {"experiment_ids": [experiment], "filter": f"tags.`{MARK}` = '{mark}'", "max_results": 1}
+        run = next(iter(self._ask("runs/search", asked).get("runs", [])), None)
         if run is None:
-            began = next((each.opened_at for each in federation.journal.rounds()[:1]), 0.0)
-            tags = [{"key": "feddiff.rules", "value": federation.config.digest}]
-            run = self._ask(
-                "runs/create",
-                {
-                    "experiment_id": self._experiment(),
-                    "run_name": federation.config.name,
-                    "start_time": int(began * 1000),
-                    "tags": tags,
-                },
-            )["run"]
-            federation.journal.note(fact, str(run["info"]["run_id"]))
+            began = next((each.opened_at for each in federation.journal.rounds()[:1]), time.time())
+            made = {"experiment_id": experiment, "run_name": federation.config.name, "start_time": int(began * 1000)}
+            made["tags"] = [{"key": MARK, "value": mark}, {"key": "feddiff.rules", "value": federation.config.digest}]
+            run = self._ask("runs/create", made)["run"]
         self._run, self._artifacts = str(run["info"]["run_id"]), str(run["info"].get("artifact_uri", ""))
         data = run.get("data", {})
         self._keys, self._known = {str(each["key"]) for each in data.get("metrics", [])}, {}
@@ -108,14 +108,6 @@ class MLflow:
             return str(self._ask(f"experiments/get-by-name?experiment_name={name}")["experiment"]["experiment_id"])
         except FileNotFoundError:
             return str(self._ask("experiments/create", {"name": urllib.parse.unquote(name)})["experiment_id"])
-
-    def _found(self, run: str) -> Any:
-        """The run of this number, unless it was deleted there."""
-        try:
-            found = self._ask(f"runs/get?run_id={urllib.parse.quote(run)}")["run"] if run else None
-        except FileNotFoundError:
-            return None
-        return found if found and found["info"].get("lifecycle_stage", "active") == "active" else None
 
     def _history(self, name: str) -> set[int]:
         """Rounds of which a metric is there."""

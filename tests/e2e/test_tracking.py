@@ -50,13 +50,19 @@ class Server(ThreadingHTTPServer):
             return {"experiment": {"experiment_id": "7"}}
         if name == "experiments/create":
             return {"experiment_id": "7"}
+        if name == "runs/search":
+            sought = {
+                key: f"tags.`{key}` = '{value}'" for run in self.runs.values() for key, value in run["tags"].items()
+            }
+            return {"runs": [self.told(run) for run in self.runs.values() if table["filter"] in sought.values()]}
         if name == "runs/create":
             info = {
                 "run_id": made,
                 "artifact_uri": f"mlflow-artifacts:/7/{made}/artifacts",
                 "lifecycle_stage": "active",
             }
-            self.runs[made] = {"info": info, "params": {}, "metrics": {}, "status": "RUNNING"}
+            tags = {each["key"]: each["value"] for each in table["tags"]}
+            self.runs[made] = {"info": info, "params": {}, "metrics": {}, "status": "RUNNING", "tags": tags}
         if name == "artifacts/list":
             files = [each.partition("/artifacts/")[2] for each in self.artifacts]
             return {"files": [{"path": each} for each in files if each.startswith(table["path"] + "/")]}
@@ -70,9 +76,15 @@ class Server(ThreadingHTTPServer):
             run["params"] |= {each["key"]: each["value"] for each in table.get("params", [])}
         elif name == "metrics/get-history":
             return {"metrics": list(run["metrics"][table["metric_key"]].values())}
+        return {"run": self.told(run)}
+
+    @staticmethod
+    def told(run: dict[str, Any]) -> dict[str, Any]:
         params = [{"key": key, "value": value} for key, value in run["params"].items()]
-        data = {"metrics": [each[max(each)] for each in run["metrics"].values()], "params": params}
-        return {"run": {"info": run["info"], "data": data}}
+        return {
+            "info": run["info"],
+            "data": {"metrics": [each[max(each)] for each in run["metrics"].values()], "params": params},
+        }
 
 
 class Answer(BaseHTTPRequestHandler):
