@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cryptography import x509
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from feddiff.core.errors import IdentityError
-from feddiff.core.identity import load_certificate
+from feddiff.core.identity import MAX_PEM_BYTES
 
 
 class Vitals(logging.Handler):
@@ -62,8 +62,10 @@ class Vitals(logging.Handler):
 
 
 def remaining(path: Path) -> float | None:
-    """Seconds until the certificate in a PEM file expires; None if it cannot be read."""
+    """Seconds until the certificate in a PEM file expires, of several the last; None if it cannot be read."""
     try:
-        return (load_certificate(path.read_bytes()).not_valid_after_utc - datetime.now(UTC)).total_seconds()
-    except (OSError, IdentityError):
+        with path.open("rb") as file:
+            found = x509.load_pem_x509_certificates(file.read(MAX_PEM_BYTES))
+    except (OSError, ValueError):
         return None
+    return (max(each.not_valid_after_utc for each in found) - datetime.now(UTC)).total_seconds()

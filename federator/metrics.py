@@ -117,7 +117,12 @@ class FederatorMetrics:
             "Bytes a second of a silo's link, by its transfers of the last rounds.",
             labels=["silo", "direction"],
         )
+        expiry = GaugeMetricFamily(
+            f"{_P}_silo_certificate_remaining_seconds", "Seconds until a silo's certificate expires.", labels=["silo"]
+        )
         for silo in found.silos:
+            if not math.isnan(days := getattr(silo, "certificate_days", math.nan)):
+                expiry.add_metric([silo.name], days * 86400)
             images.add_metric([silo.name], silo.samples)
             done.add_metric([silo.name], silo.step / silo.steps if silo.training and silo.steps else 0.0)
             if not math.isnan(silo.loss):
@@ -127,7 +132,7 @@ class FederatorMetrics:
             for direction, rate in (("down", silo.down_mbit), ("up", silo.up_mbit)):
                 if rate:
                     link.add_metric([silo.name, direction], rate / 8e-6)
-        yield from (images, done, loss, silent, link)
+        yield from (images, done, loss, silent, link, expiry)
 
     def _bytes(self, silos: set[str]) -> Iterator[Metric]:
         wire, again, raw = (defaultdict[tuple[str, str, str], int](int) for _ in range(3))

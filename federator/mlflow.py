@@ -1,8 +1,8 @@
 """``--track mlflow:http://HOST:PORT``: a run on an MLflow tracking server, by its REST API (version 2.0).
 
-No package of MLflow's is needed here. The run bears a mark that is in the journal; what it holds is asked of the server. Points
-are sent with their round's end as their time, so one that is sent again after a lost answer is the same point.
-Pictures go where the server stores artifacts itself (``mlflow server`` does by default), and nowhere else.
+No package of MLflow's is needed here. The run bears a mark that is in the journal; what it holds is asked of the
+server. Points are sent with their round's end as their time, so one that is sent again after a lost answer is the same
+point. Pictures go where the server stores artifacts itself (``mlflow server`` does by default), and nowhere else.
 """
 
 from __future__ import annotations
