@@ -30,7 +30,7 @@ LOOK_S = 5.0
 """Measurements and pictures come later than their round: they are looked for so often."""
 AGAIN_S, LONGEST_S = 30.0, 600.0
 """The pause after a failure, which doubles, and the longest."""
-CLOSING_S = 30.0
+CLOSING_S = 20.0
 """How long the end of the federation waits for its trackers."""
 ALL = "_all"
 """Stands for the mean of the silos and for the global model: no silo's name begins so."""
