@@ -8,6 +8,7 @@ silos say of themselves (a strict Content-Security-Policy behind the page's own 
 from __future__ import annotations
 
 import ipaddress
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -60,6 +61,7 @@ class Door:
     def __init__(self, operators: Operators, open: bool, clock: Callable[[], float] = time.monotonic) -> None:
         self._operators, self.open, self._clock = operators, open, clock
         self._failed: OrderedDict[str, list[float]] = OrderedDict()
+        self._lock = threading.Lock()
 
     def reader(self, request: HTTPConnection) -> None:
         """Raises Refused for one that may not even read."""
@@ -78,10 +80,11 @@ class Door:
         try:
             return self._operators.check(token)
         except IdentityError as error:
-            self._failed[address] = [*recent, now]
-            self._failed.move_to_end(address)
-            while len(self._failed) > ADDRESSES:
-                self._failed.popitem(last=False)
+            with self._lock:
+                self._failed[address] = [*recent, now]
+                self._failed.move_to_end(address)
+                while len(self._failed) > ADDRESSES:
+                    self._failed.popitem(last=False)
             raise Refused(401, str(error)) from None
 
 

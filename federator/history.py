@@ -71,7 +71,7 @@ class History:
         self.losses: dict[str, tuple[int, float]] = {}
         """The newest that each silo told, and its round."""
         self._rates: dict[tuple[str, Direction], Rate | None] = {}
-        self._judged = False
+        self._closed = False
         self.fronts: dict[str, list[int]] = {}
         """Metric → the rounds that no other beats, in bytes so far and this number."""
 
@@ -86,12 +86,12 @@ class History:
         counted = self._ledger.counted(max(newest - LATE, 0))
         again = {number for number, count in counted.items() if self._counts.get(number) != count}
         self._counts |= counted
-        if newest - 2 > self._settled:
-            self._rates.clear()
         for number in sorted(again | set(range(self._settled + 1, newest + 1))):
             self._read(number)
         self._settled = max(self._settled, newest - 2)
-        if self._judged:
+        if self._closed:
+            self._closed = False
+            self._rates.clear()
             self._mark()
 
     def since(self, version: int) -> list[dict[str, Any]]:
@@ -99,7 +99,7 @@ class History:
         return [each.told for _, each in sorted(self.chapters.items()) if each.version > version]
 
     def rate(self, silo: str, direction: Direction) -> Rate | None:
-        """Of a silo's link, as federator/links.py estimates it, when the newest round began."""
+        """Of a silo's link, as federator/links.py estimates it, when a round closed last."""
         if (silo, direction) not in self._rates:
             flows: list[tuple[int, int, float]] = []
             for number in sorted(self.chapters, reverse=True):
@@ -147,7 +147,7 @@ class History:
         for silo, loss in losses.items():
             if number >= self.losses.get(silo, (0, 0.0))[0]:
                 self.losses[silo] = (number, loss)
-        self._judged |= old is None or any(old.told.get(key) != told.get(key) for key in ("quality", "closed", "loss"))
+        self._closed |= old is None or any(old.told.get(key) != told.get(key) for key in ("quality", "closed"))
 
     def _told(self, round: Round, losses: Mapping[str, float]) -> dict[str, Any]:
         inside = {silo: loss for silo, loss in losses.items() if silo in round.silos or round.closed_at is None}
@@ -179,7 +179,6 @@ class History:
 
     def _mark(self) -> None:
         """Find the fronts anew: of each metric, the newest model and basis that it was measured with."""
-        self._judged = False
         points: dict[str, dict[str, list[tuple[float, float, int]]]] = {}
         sent = 0.0
         for number, each in sorted(self.chapters.items()):

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ class Browser:
             stderr=self._log,
         )
         port = self._port(folder / "profile" / "DevToolsActivePort")
-        self._line = connect(port, max_size=None, open_timeout=PATIENCE_S)
+        self._open = ExitStack()
+        self._line = self._open.enter_context(connect(port, max_size=None, open_timeout=PATIENCE_S))
         self._number = 0
         self._session = ""
         self.events: list[dict[str, Any]] = []
@@ -124,7 +126,7 @@ class Browser:
         return told
 
     def close(self) -> None:
-        self._line.close()
+        self._open.close()
         self._child.kill()
         self._child.wait()
         self._log.close()
