@@ -42,8 +42,7 @@ class Order:
 
 
 def given(database: Database, count: int) -> list[Order]:
-    """The newest orders, newest first."""
-    database.define(SCHEMA)
+    """The newest orders, newest first, of a database that has ``SCHEMA``."""
     query = "SELECT at, operator, what, silo, reason, refused FROM orders ORDER BY number DESC LIMIT ?"
     return [Order(*row) for row in database.rows(query, (count,))]
 

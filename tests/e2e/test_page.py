@@ -159,7 +159,7 @@ def test_everything_is_told_and_goes_on_by_itself(stage: Stage) -> None:
 
 
 def test_only_operators_order_and_each_order_is_noted(stage: Stage) -> None:
-    page, process, hospitals = begun(stage)
+    page, process, _ = begun(stage)
     token = page.token()
     pause = {"what": "pause"}
     assert page.ask("/api/orders", pause).status == 401
@@ -321,7 +321,8 @@ def test_in_a_browser(stage: Stage, browser: Browser, tmp_path: Path) -> None:
 
     # Orders: not without a token, not with a wrong one; with one they are carried out, and are noted.
     assert browser.js("document.querySelector('#desk').hidden")
-    order = "fetch('api/orders', {method: 'POST', body: '{\"what\":\"pause\"}', headers: {'Content-Type': 'application/json'}})"
+    headers = "headers: {'Content-Type': 'application/json'}"
+    order = f"fetch('api/orders', {{method: 'POST', body: '{json.dumps({'what': 'pause'})}', {headers}}})"
     assert browser.js(f"{order}.then(reply => reply.status)") == 401
     browser.fill("#token", "fdo1_guess")
     browser.press("Enter")
