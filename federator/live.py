@@ -86,7 +86,7 @@ class Live:
         if paused:
             return ends, Estimate(None, "paused by an operator after this round")
         left = 0 if stopping else federation.config.rounds.count - federation.upcoming
-        return ends, eta.all_rounds(ends, left, between, whole)
+        return ends, eta.all_rounds(ends, now, left, between, whole)
 
     def _row(self, each: Standing, spent: Spent) -> dict[str, Any]:
         history, name = self.history, each.name
@@ -105,6 +105,7 @@ class Live:
             "step": each.step,
             "steps": each.steps,
             "silent": silent,
+            "out": each.out,
             "note": each.note,
             "plan": each.assignment.reason if each.assignment else "",
             "up": list(each.up),

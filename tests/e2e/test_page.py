@@ -266,7 +266,7 @@ def test_in_a_browser(stage: Stage, browser: Browser, tmp_path: Path) -> None:
 
     # A row for each silo, whose truths change when a round goes on; nothing was loaded anew.
     browser.js("window.mark = 'the same page'")
-    training = "[...document.querySelectorAll('#silo-rows tr')].map(row => row.children[4].innerText.trim()).join()"
+    training = "[...document.querySelectorAll('[data-silo]')].map(row => row.children[4].innerText.trim()).join()"
     browser.until("both train", f"{training} === 'yes,yes'")
     hospitals[0].gate[1].set()
     row = f"document.querySelector('[data-silo={A}]')"
@@ -279,9 +279,9 @@ def test_in_a_browser(stage: Stage, browser: Browser, tmp_path: Path) -> None:
     assert "round" in browser.text("#ends")
 
     # What silos say of themselves is text.
-    browser.js(f"{row}.querySelector('summary').click()")
-    browser.until("the details are there", f"{row}.innerText.includes('GPU <img src=x')")
-    assert browser.js(f"{row}.querySelectorAll('img, script').length") == 0
+    browser.js(f"{row}.querySelector('.more').click()")
+    browser.until("the details are there", f"{row}.nextSibling.innerText.includes('GPU <img src=x')")
+    assert browser.js("document.querySelectorAll('#silo-rows img, #silo-rows script').length") == 0
 
     # Charts, their table and their cursor; the newest grid.
     browser.until("a point is drawn", "document.querySelectorAll('#pareto .dot.best').length === 1")
@@ -336,8 +336,8 @@ def test_in_a_browser(stage: Stage, browser: Browser, tmp_path: Path) -> None:
     browser.until("it is paused", "document.querySelector('#phase').innerText === 'paused'")
     browser.until("it is noted", "document.querySelector('#orders').innerText.includes('anna ordered pause')")
     stage.until("the federation is paused", lambda: stage.opened().journal.fact("paused") == "yes")
-    browser.js(f"document.querySelector('[data-silo={B}] summary').click()")
-    browser.js(f"document.querySelector('[data-silo={B}] button').click()")
+    browser.js(f"document.querySelector('[data-silo={B}] .more').click()")
+    browser.js(f"document.querySelector('#about-{B} button').click()")
     browser.fill("#order-reason", ATTACK)
     browser.js("document.querySelector('#confirm-yes').click()")
     browser.until("it is evicted", f"document.querySelector('[data-silo={B}]').innerText.includes('<script>')")
