@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -55,6 +56,10 @@ class Client:
         self._stub = federation_pb2_grpc.FederationStub(self._channel)
         self._running: Any = None
         self._stopped = threading.Event()
+        self.sent = self.received = 0
+        """Bytes of chunks, as they are compressed."""
+        self.answered_at: float | None = None
+        """When the federator last answered, of ``time.monotonic``."""
 
     def check_dates(self) -> None:
         """Raises CertificateExpired: what a federator would only answer with a closed socket."""
@@ -115,6 +120,7 @@ class Client:
         for message in self._stream(self._stub.Fetch, request):
             for part in wire.parts_from(message):
                 if isinstance(part, Chunk):
+                    self.received += len(part.payload)
                     receiver.chunk(part)
                 else:
                     receiver.commit(part)
@@ -137,6 +143,7 @@ class Client:
                         return
                     yield wire.parts_to(batch, transfer_pb2.SubmitRequest)
                     for part in batch:
+                        self.sent += len(part.payload) if isinstance(part, Chunk) else 0
                         told(part)
             except (FedDiffError, OSError) as error:  # this is gRPC's thread: hand it to the caller's
                 failed.append(error)
@@ -200,7 +207,9 @@ class Client:
         self._running = call = method.future(request, timeout=timeout, compression=grpc.Compression.Gzip)
         self._cancel_if_stopped(call)
         try:
-            return call.result()
+            reply = call.result()
+            self.answered_at = time.monotonic()
+            return reply
         except grpc.RpcError as error:
             raise wire.raised(error) from None
         except grpc.FutureCancelledError:
@@ -213,7 +222,9 @@ class Client:
         self._running = call = method(request)
         self._cancel_if_stopped(call)
         try:
-            yield from call
+            for reply in call:
+                self.answered_at = time.monotonic()
+                yield reply
         except grpc.RpcError as error:
             raise wire.raised(error) from None
         finally:
