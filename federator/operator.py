@@ -11,6 +11,7 @@ from pathlib import Path
 import grpc
 
 from feddiff.core.store import write_atomic
+from feddiff.federator import upkeep
 from feddiff.federator.federation import Federation
 from feddiff.federator.orders import Orders
 from feddiff.federator.standing import standings
@@ -67,7 +68,7 @@ class OperatorService(operator_pb2_grpc.OperatorServicer):
 
 def status(federation: Federation, live: bool) -> pb.StatusReply:
     """Four truths for each silo, and what the federation waits for. ``live``: told by the running daemon."""
-    now = time.monotonic()
+    now, outlook = time.monotonic(), upkeep.outlook(federation.folder, federation.roster)
     with federation.changed:
         current = federation.round
         silos = []
@@ -93,6 +94,7 @@ def status(federation: Federation, live: bool) -> pb.StatusReply:
                     plan=each.assignment.reason if each.assignment else "",
                     down_mbit=down.mbit_s if down else 0.0,
                     up_mbit=up.mbit_s if up else 0.0,
+                    certificate_days=federation.roster.certificates.days(each.name, each.silo.serial),
                 )
             )
         reason = federation.decision.reason if live else "the federator is not running"
@@ -109,4 +111,5 @@ def status(federation: Federation, live: bool) -> pb.StatusReply:
             config_digest=federation.config.digest,
             policy=federation.config.plan,
             plan=current.plan.reason if current else "",
+            **vars(outlook),
         )
