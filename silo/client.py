@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from feddiff.v1 import federation_pb2 as pb
 PATIENCE_S = 25.0
 REPORT_S = 5.0
 """A report is told from inside the training, which must not wait for a federator that hangs."""
+RENEWAL_S = 10.0
+"""Asked for inside the training, too; what fails is tried again later."""
 ANSWER_S = 30.0
 """How long a small question may take. Streams have no such limit: keepalive tells a dead link from a slow one."""
 GRID_S = 120.0
@@ -48,6 +51,10 @@ class Client:
         self.check_dates()
         self._running: Any = None
         self._stopped = threading.Event()
+        self.sent = self.received = 0
+        """Bytes of chunks, as they are compressed."""
+        self.answered_at: float | None = None
+        """When the federator last answered, of ``time.monotonic``."""
         self._connect()
 
     def _connect(self) -> None:
@@ -66,7 +73,7 @@ class Client:
             key = pki.make_key()
             request = enrollment_pb2.RenewRequest(request=pki.request_certificate(key, self.renewal.identity.name))
             try:
-                reply = self._call(enrollment_pb2_grpc.EnrollmentStub(self._channel).Renew, request, ANSWER_S)
+                reply = self._call(enrollment_pb2_grpc.EnrollmentStub(self._channel).Renew, request, RENEWAL_S)
                 self.renewal.replace(key, reply.certificate, reply.authorities)
             except FedDiffError as error:
                 if not self._stopped.is_set():
@@ -139,6 +146,7 @@ class Client:
         for message in self._stream("Fetch", request):
             for part in wire.parts_from(message):
                 if isinstance(part, Chunk):
+                    self.received += len(part.payload)
                     receiver.chunk(part)
                 else:
                     receiver.commit(part)
@@ -161,6 +169,7 @@ class Client:
                         return
                     yield wire.parts_to(batch, transfer_pb2.SubmitRequest)
                     for part in batch:
+                        self.sent += len(part.payload) if isinstance(part, Chunk) else 0
                         told(part)
             except (FedDiffError, OSError) as error:  # this is gRPC's thread: hand it to the caller's
                 failed.append(error)
@@ -230,7 +239,9 @@ class Client:
         self._running = call = method.future(request, timeout=timeout, compression=grpc.Compression.Gzip)
         self._cancel_if_stopped(call)
         try:
-            return call.result()
+            reply = call.result()
+            self.answered_at = time.monotonic()
+            return reply
         except grpc.RpcError as error:
             raise self._raised(error) from None
         except grpc.FutureCancelledError:
@@ -244,7 +255,9 @@ class Client:
         self._running = call = getattr(self._stub, method)(request)
         self._cancel_if_stopped(call)
         try:
-            yield from call
+            for reply in call:
+                self.answered_at = time.monotonic()
+                yield reply
         except grpc.RpcError as error:
             raise self._raised(error) from None
         finally:
