@@ -35,12 +35,13 @@ from feddiff.federator.initial import prepare
 from feddiff.federator.intake import Intake
 from feddiff.federator.journal import Journal, Round
 from feddiff.federator.lookout import look, untold
+from feddiff.federator.probe import ProbeService
 from feddiff.federator.publisher import Publisher
 from feddiff.federator.rounds import Decision, decide
 from feddiff.federator.service import FederationService
 from feddiff.federator.traffic import Traffic
 from feddiff.federator.upkeep import Upkeep
-from feddiff.v1 import enrollment_pb2_grpc, federation_pb2_grpc, operator_pb2_grpc
+from feddiff.v1 import enrollment_pb2_grpc, federation_pb2_grpc, operator_pb2_grpc, probe_pb2_grpc
 
 MAX_THREADS = 256
 FAREWELL_S = 90.0
@@ -131,6 +132,7 @@ class Federator:
         enrollment_pb2_grpc.add_EnrollmentServicer_to_server(
             EnrollmentService(federation.roster, federation.config.name, authority), server
         )
+        probe_pb2_grpc.add_ProbeServicer_to_server(ProbeService(federation, self.traffic, authority), server)
         wire.add_health(server)
         server.start()
         self._servers.append(server)
