@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from feddiff.core import notify
 from feddiff.core.config import FederationConfig
 from feddiff.core.errors import DataError
 
@@ -73,6 +74,7 @@ def read_images(folder: Path, config: FederationConfig) -> Images:
         warnings.simplefilter("ignore")  # Pillow's may quote a file's metadata
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         for path, closed in _files(folder):
+            notify.alive()
             try:
                 if closed:
                     raise DataError(closed)

@@ -7,7 +7,6 @@ takes the other's for abuse and a dead link is noticed in under a minute.
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 PROTOCOL = 2
 """Peers must speak the same number: it changes when an old peer could no longer be understood."""
-SOFTWARE = f"feddiff {importlib.metadata.version('feddiff')}"
 MAX_MESSAGE = 6 << 20
 MAX_PARTS = transfer.BATCH_BYTES // transfer.PART_BYTES
 MAX_NUMBERS = 32

@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--reference", type=Path, metavar="FOLDER", help="LABEL/IMAGE: what the model is measured by")
     serve.add_argument("--pool", type=Path, metavar="FOLDER", help="public images: consent to give them to silos")
     serve.add_argument("--verbose", action="store_true")
+    serve.add_argument("--log", choices=("text", "json"), default="text", help="how log lines look (default: text)")
     for name, text in (
         ("status", "What the federation is doing, and what it waits for."),
         ("ledger", "What every round cost: one row per round, silo, segment and direction."),
@@ -130,7 +131,7 @@ def _serve(options: argparse.Namespace) -> int:
     handshakes.watch()
     console.one_heap()
     console.many_files()
-    console.log_lines(options.verbose)
+    console.log_lines(options.verbose, options.log)
     from feddiff.core.config import load
     from feddiff.federator import site
     from feddiff.federator.daemon import Federator

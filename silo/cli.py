@@ -39,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
         "--processes", type=int, metavar="N", help="train with so many together (default: one for each GPU, or one)"
     )
     root.add_argument("--verbose", action="store_true")
+    root.add_argument("--log", choices=("text", "json"), default="text", help="how log lines look (default: text)")
     state = argparse.ArgumentParser(add_help=False)
     for each in (root, state):
         each.add_argument(
@@ -120,7 +121,7 @@ def _run(options: argparse.Namespace) -> int:
         from feddiff.silo import enroll
         from feddiff.silo.local import Local
 
-        console.log_lines(options.verbose)
+        console.log_lines(options.verbose, options.log)
         invitation = Invitation.parse(options.token)
         folder = _state(options, invitation.address)
         with contextlib.closing(Local(folder)):
@@ -144,7 +145,7 @@ def _run(options: argparse.Namespace) -> int:
 def _personalise(options: argparse.Namespace) -> int:
     from feddiff.silo.personalise import Chosen, personalise
 
-    console.log_lines(options.verbose)
+    console.log_lines(options.verbose, options.log)
     state = _state(options, options.federator)
     chosen = Chosen(options.segments, options.frozen, options.epochs, options.learning_rate)
     personalise(state, options.data, options.out, chosen, lambda line: print(line, flush=True), options.published)
@@ -168,7 +169,16 @@ def _sample(folder: Path, options: argparse.Namespace) -> str:
 
 
 def _state(options: argparse.Namespace, address: str | None) -> Path:
-    """The state folder: as given, or systemd's, or one for each federator."""
+    """The state folder, which this feddiff can read. Raises ConfigError, NewerState."""
+    from feddiff.core import state
+
+    folder = _state_folder(options, address)
+    state.check(folder)
+    return folder
+
+
+def _state_folder(options: argparse.Namespace, address: str | None) -> Path:
+    """As given, or systemd's, or one for each federator."""
     if "state" in options:
         return Path(options.state)
     if os.environ.get("STATE_DIRECTORY"):
@@ -195,13 +205,14 @@ def _take_part(options: argparse.Namespace) -> int:
     import threading
 
     console.one_heap()
-    console.log_lines(options.verbose)
+    console.log_lines(options.verbose, options.log)
     from feddiff.core.errors import DataError
     from feddiff.core.identity import Invitation, parse_address
     from feddiff.silo import enroll
     from feddiff.silo.local import Local, read_identity
 
     parse_address(options.federator)
+    options.join = options.join or enroll.handed_over()
     if not options.data.is_dir():
         raise DataError(f"{options.data} is not a folder; --data needs the folder that holds the images")
     folder = _state(options, options.federator)
