@@ -91,7 +91,7 @@ wheel: $(SETUP)
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
 rehearse: $(SETUP)
-	deploy/rehearse.sh --bin $(BIN)
+	deploy/rehearse.sh --python $(BIN)/python
 
 # Everything that a site without internet needs, for machines like this one (Python's version, processor):
 # one folder to copy, with wheels, installers, units and pages. Another index or CUDA: pip's own settings.
@@ -99,7 +99,7 @@ wheelhouse: wheel
 	@rm -rf dist/wheelhouse
 	@mkdir -p dist/wheelhouse/docs
 	$(BIN)/python -m pip wheel --quiet -c constraints.txt --wheel-dir dist/wheelhouse/wheels dist/feddiff-*.whl
-	@cp -r deploy/install-silo.sh deploy/install-federator.sh deploy/systemd deploy/examples dist/wheelhouse/
+	@cp -r deploy/install-silo.sh deploy/install-federator.sh deploy/Containerfile.* deploy/systemd deploy/examples dist/wheelhouse/
 	@cp docs/hospital.md docs/operations.md dist/wheelhouse/docs/
 	@$(BIN)/python -c 'import platform as p; print("made for Python", ".".join(p.python_version_tuple()[:2]), "on", p.platform())' \
 	  > dist/wheelhouse/README

@@ -13,30 +13,33 @@ import contextlib
 import os
 import socket
 import time
+from pathlib import Path
 
 EVERY_S = 1.0
 """The work may move on a thousand times a second; the watchdog need not hear of it more often than this."""
+PATIENCE_S = 5.0
+"""For what must not be lost; a status or a heartbeat may be."""
 LONGEST = 400
 """Characters of a status: systemctl shows one line."""
 
 _fed = -EVERY_S
 
 
-def send(*lines: str) -> None:
-    """One datagram. A service manager that is gone or full is no reason to stop training."""
+def send(*lines: str, patience: float = 0.0) -> None:
+    """One datagram. A service manager that is gone, or busy for longer than ``patience`` seconds, stops no training."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return
     if address.startswith("@"):
         address = "\0" + address[1:]
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as to:
-        to.setblocking(False)
+        to.settimeout(patience)
         to.sendto("\n".join(lines).encode(), address)
 
 
 def ready(text: str) -> None:
     """The daemon is at work: its configuration holds. From now on the watchdog wants to be fed."""
-    send("READY=1", _status(text))
+    send("READY=1", _status(text), patience=PATIENCE_S)
 
 
 def status(text: str) -> None:
@@ -45,17 +48,24 @@ def status(text: str) -> None:
 
 
 def alive() -> None:
-    """Something has moved. Cheap enough for the innermost loop."""
+    """Something has moved. Cheap enough for the innermost loop.
+
+    Where there is no systemd (a container), ``$FEDDIFF_HEARTBEAT`` names a file whose age tells the same.
+    """
     global _fed
     now = time.monotonic()
-    if now - _fed >= EVERY_S and os.environ.get("NOTIFY_SOCKET"):
-        _fed = now
-        send("WATCHDOG=1")
+    if now - _fed < EVERY_S:
+        return
+    _fed = now
+    send("WATCHDOG=1")
+    if heartbeat := os.environ.get("FEDDIFF_HEARTBEAT"):
+        with contextlib.suppress(OSError):
+            Path(heartbeat).touch()
 
 
 def stopping(text: str) -> None:
     """The daemon ends, as it was told or because it is done."""
-    send("STOPPING=1", _status(text))
+    send("STOPPING=1", _status(text), patience=PATIENCE_S)
 
 
 def _status(text: str) -> str:

@@ -61,6 +61,19 @@ def test_feeds_at_most_once_in_a_while(manager: socket.socket, monkeypatch: pyte
     assert heard(manager) == ["WATCHDOG=1"]
 
 
+def test_a_container_looks_at_the_age_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    monkeypatch.setenv("FEDDIFF_HEARTBEAT", str(tmp_path / "alive"))
+    monkeypatch.setattr(notify, "_fed", -notify.EVERY_S)
+    notify.alive()
+    os.utime(tmp_path / "alive", (1.0, 1.0))
+    notify.alive()  # too early for another
+    assert (tmp_path / "alive").stat().st_mtime == 1.0
+    monkeypatch.setattr(notify, "_fed", -notify.EVERY_S)
+    notify.alive()
+    assert (tmp_path / "alive").stat().st_mtime > 1.0
+
+
 def test_nobody_to_tell_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for address in ("", str(tmp_path / "nobody"), "@feddiff-nobody-here", "/" + "long" * 50, "tcp:1"):
         monkeypatch.setenv("NOTIFY_SOCKET", address)
