@@ -138,7 +138,11 @@ fi
 
 # Write stdin to a file that is not there yet; what a person has changed is kept.
 settle() {
-  [[ -e $1 ]] && { say "$1 is kept"; return; }
+  if [[ -e $1 ]]; then
+    cat >/dev/null
+    say "$1 is kept"
+    return
+  fi
   (umask 077 && cat >"$1.new")
   chmod "$2" "$1.new"
   mv "$1.new" "$1"

@@ -15,7 +15,6 @@ import grpc
 
 from feddiff.core import wire
 from feddiff.core.errors import ProtocolError, StoreError
-from feddiff.core.state import SOFTWARE
 from feddiff.core.transfer import Chunk, Commit, Receiver, Sender, batches
 from feddiff.federator import testimony
 from feddiff.federator.federation import Federation
@@ -49,7 +48,7 @@ class FederationService(federation_pb2_grpc.FederationServicer):
         silo = self._silo(context, joined=False)
         if request.protocol != wire.PROTOCOL:
             raise ProtocolError(
-                f"this federator speaks feddiff protocol {wire.PROTOCOL} ({SOFTWARE}), the silo {request.protocol}"
+                f"this federator speaks feddiff protocol {wire.PROTOCOL} ({wire.SOFTWARE}), the silo {request.protocol}"
                 f" ({request.software:.60}); install the federator's version at the silo"
             )
         if request.layout_digest and request.layout_digest != self._federation.layout.digest:
@@ -71,7 +70,7 @@ class FederationService(federation_pb2_grpc.FederationServicer):
         config = self._federation.config
         reply = pb.JoinReply(
             protocol=wire.PROTOCOL,
-            software=SOFTWARE,
+            software=wire.SOFTWARE,
             federation=config.name,
             config=config.canonical(),
             config_digest=config.digest,

@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 
-from feddiff.core import state, trust, wire
+from feddiff.core import trust, wire
 from feddiff.core.errors import FedDiffError, FederatorUnavailable, ProtocolError
 from feddiff.core.identity import load_certificate
 from feddiff.core.transfer import Chunk, Commit, Receiver, Sender, Standing, batches
@@ -72,7 +72,7 @@ class Client:
         """Introduce the silo; returns the federation's rules. With 0 samples it only asks for the rules."""
         request = pb.JoinRequest(
             protocol=wire.PROTOCOL,
-            software=state.SOFTWARE,
+            software=wire.SOFTWARE,
             samples=samples,
             labels=labels,
             held=_held(held),
