@@ -33,10 +33,20 @@ def parser() -> argparse.ArgumentParser:
     init.add_argument("--also", action="append", default=[], metavar="NAME", help="another name or IP of this host")
     init.add_argument("--name", default="federation", help="the federation's name")
     init.add_argument("--preset", default="digits-16", help="the model to begin with")
+    init.add_argument(
+        "--lifetime", default="30d", metavar="TIME", help="of certificates, which renew themselves (default: 30d)"
+    )
     invite = add("invite", "Print the command that makes an institution a silo of this federation.")
     invite.add_argument("name", help="the silo's name, e.g. hospital-a")
     invite.add_argument("--expires", default="7d", metavar="TIME", help="e.g. 12h or 7d (default: 7d)")
     invite.add_argument("--token-only", action="store_true", help="print only the token")
+    approve = add("approve", "Make the grant of a request that was carried here, where no invitation can be pasted.")
+    approve.add_argument("request", type=Path)
+    approve.add_argument("--fingerprint", metavar="HEX", help="of the request, as the institution reads it to you")
+    approve.add_argument("--out", type=Path, required=True, metavar="GRANT")
+    rotate = add("rotate-ca", "Replace the CA, while the federation goes on: silos learn the new one as they renew.")
+    rotate.add_argument("--within", metavar="TIME", help="then the old one goes in any case (default: a lifetime)")
+    rotate.add_argument("--finish", action="store_true", help="let the old one go now")
     operator = add("operator", "Print a new token with which a person steers this federation from its page.")
     operator.add_argument("name", help="the operator's name, e.g. anna")
     operator.add_argument("--expires", default="30d", metavar="TIME", help="e.g. 12h or 30d (default: 30d)")
@@ -60,9 +70,9 @@ def parser() -> argparse.ArgumentParser:
         ("stop", "Let the open round end, then finish the federation."),
     ):
         add(name, text)
-    evict = add("evict", "Refuse a silo from now on.")
-    evict.add_argument("name")
-    evict.add_argument("--reason", default="by the operator")
+    revoke = add("revoke", "Refuse a silo's certificate from now on and cut its streams; or an operator's token.")
+    revoke.add_argument("name", help="of a silo, an invited one, or an operator")
+    revoke.add_argument("--reason", default="by the operator")
     add("reinstate", "Take back a silo that the filter put out.").add_argument("name")
     sample = add("sample", "Draw images from the global model.")
     sample.add_argument("--out", type=Path, required=True, metavar="GRID.PNG")
@@ -79,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
     return root
 
 
-_FIELDS = {"evict": {"silo": "name", "reason": "reason"}, "reinstate": {"silo": "name"}}
+_FIELDS = {"reinstate": {"silo": "name"}}
 """Of an order's request, and the options that they are."""
 
 
@@ -92,7 +102,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.command == "init":
         from feddiff.federator import site
 
-        print(site.init(options.folder, options.name, options.preset, options.address, options.also))
+        print(site.init(options.folder, options.name, options.preset, options.address, options.also, options.lifetime))
         return 0
     if options.command == "invite":
         from feddiff.federator import site
@@ -105,11 +115,24 @@ def _run(options: argparse.Namespace) -> int:
 
         print(site.operator(options.config, options.name, options.expires))
         return 0
+    if options.command == "approve":
+        from feddiff.federator import approval
+
+        print(approval.approve(options.config, options.request, options.fingerprint, options.out))
+        return 0
+    if options.command in ("revoke", "rotate-ca"):
+        from feddiff.federator import custody
+
+        if options.command == "revoke":
+            print(custody.revoke(options.config, options.name, options.reason))
+        else:
+            print(custody.rotate(options.config, options.within, options.finish))
+        return 0
     if options.command == "serve":
         return _serve(options)
     from feddiff.federator import desk
 
-    if options.command in ("pause", "resume", "stop", "evict", "reinstate"):
+    if options.command in ("pause", "resume", "stop", "reinstate"):
         order = {name: getattr(options, key) for name, key in _FIELDS.get(options.command, {}).items()}
         print(desk.order(options.config, options.command, order))
     elif options.command == "status":

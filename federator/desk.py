@@ -112,15 +112,20 @@ def _status_text(reply: pb.StatusReply) -> str:
         f"  {reply.reason}",
         *([f"  round {reply.round}, {reply.plan}"] if reply.plan else []),
         f"  on the wire so far: {amount(reply.wire_down)} down, {amount(reply.wire_up)} up",
-        f"  {'silo':<20} {'enrolled':<9} {'reachable':<10} {'planned':<8} {'training':<9} {'images':>8}  loss    doing",
+        f"  certificates: the server's good for {reply.server_days:.3g} days, the CA for {reply.authority_days:.0f},"
+        f" CA {reply.authority[:16]}",
+        *([f"  {reply.rotation}"] if reply.rotation else []),
+        f"  {'silo':<20} {'enrolled':<9} {'reachable':<10} {'planned':<8} {'training':<9} {'images':>8}  {'loss':<7}"
+        f" {'days':>5}  doing",
     ]
     for silo in reply.silos:
         truths = ["yes" if t else "no" for t in (silo.enrolled, silo.reachable, silo.planned, silo.training)]
         doing = "committed" if silo.committed else silo.phase + (f" {silo.step}/{silo.steps}" if silo.steps else "")
+        days = "-" if math.isnan(silo.certificate_days) else f"{silo.certificate_days:.3g}"
         loss = "-" if math.isnan(silo.loss) else f"{silo.loss:.4f}"
         lines.append(
             f"  {silo.name:<20} {truths[0]:<9} {truths[1]:<10} {truths[2]:<8} {truths[3]:<9} {silo.samples:>8}"
-            f"  {loss:<7} {doing}{f' ({silo.note})' if silo.note else ''}"
+            f"  {loss:<7} {days:>5}  {doing}{f' ({silo.note})' if silo.note else ''}"
         )
         if reply.policy == "budget":
             links = [f"{rate:.3g} Mbit/s" if rate else "not measured" for rate in (silo.down_mbit, silo.up_mbit)]

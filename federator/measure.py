@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
+
+from feddiff.core.errors import ConfigError
 
 NONE = "–"
 """Stands where there is no number."""
@@ -35,6 +38,14 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, left = divmod(minutes, 60)
     return f"{hours} h {left:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def seconds(text: str, what: str) -> int:
+    """Of a time as it is typed, e.g. ``12h`` or ``7d``. ``what``: how an error begins. Raises ConfigError."""
+    found = re.fullmatch(r"(\d{1,5})([smhd])", text)
+    if not found or not int(found[1]):
+        raise ConfigError(f"{what} {text:.40}: a number and m, h or d was expected, e.g. 7d")
+    return int(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
 
 
 def number(value: float) -> str:

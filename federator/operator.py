@@ -10,8 +10,11 @@ from pathlib import Path
 
 import grpc
 
+from feddiff.core import trust
 from feddiff.core.store import write_atomic
+from feddiff.federator.authority import Authority
 from feddiff.federator.federation import Federation
+from feddiff.federator.upkeep import rotation
 from feddiff.v1 import operator_pb2 as pb
 from feddiff.v1 import operator_pb2_grpc
 
@@ -66,7 +69,8 @@ class OperatorService(operator_pb2_grpc.OperatorServicer):
 
 def status(federation: Federation, live: bool) -> pb.StatusReply:
     """Four truths for each silo, and what the federation waits for. ``live``: told by the running daemon."""
-    now = time.monotonic()
+    now, authority = time.monotonic(), Authority(federation.folder)
+    replaced = rotation(authority, federation.roster, time.time())
     with federation.changed:
         current = federation.round
         collecting = current is not None and current.closed_at is None
@@ -101,6 +105,7 @@ def status(federation: Federation, live: bool) -> pb.StatusReply:
                     plan=assigned[silo.name].reason if silo.name in assigned else "",
                     down_mbit=down.mbit_s if down else 0.0,
                     up_mbit=up.mbit_s if up else 0.0,
+                    certificate_days=federation.roster.certificates.days(silo.name, silo.serial),
                 )
             )
         reason = federation.decision.reason if live else "the federator is not running"
@@ -117,4 +122,8 @@ def status(federation: Federation, live: bool) -> pb.StatusReply:
             config_digest=federation.config.digest,
             policy=federation.config.plan,
             plan=current.plan.reason if current else "",
+            server_days=authority.server_days,
+            authority_days=authority.days,
+            authority=trust.fingerprint(authority.current.certificate).hex(),
+            rotation=replaced,
         )

@@ -53,6 +53,16 @@ def parser() -> argparse.ArgumentParser:
     commands = root.add_subparsers(dest="command", metavar="[COMMAND]")
     join = commands.add_parser("join", parents=[state], help="enrol with an invitation, and stop there")
     join.add_argument("token")
+    request = commands.add_parser(
+        "request", parents=[state], help="where no token can be pasted: write a file that asks to be enrolled"
+    )
+    request.add_argument("name", help="what this silo is to be called")
+    request.add_argument("--federator", metavar="HOST:PORT", required=True)
+    request.add_argument("--ca-fingerprint", metavar="HEX", required=True, help="as the federation's operator tells it")
+    request.add_argument("--out", type=Path, required=True, metavar="FILE")
+    install = commands.add_parser("install", parents=[state], help="enrol with the grant that came back")
+    install.add_argument("grant", type=Path)
+    install.add_argument("--federator", metavar="HOST:PORT", default=argparse.SUPPRESS)
     for name, text in (
         ("sample", "draw images from this silo's own model"),
         ("export", "write this silo's own model as a folder of safetensors, a UNet's for diffusers"),
@@ -128,6 +138,8 @@ def _run(options: argparse.Namespace) -> int:
             name = enroll.join(invitation, folder, invitation.address)
         print(f"{name} is enrolled; run: feddiff-silo --data FOLDER --federator {invitation.address}")
         return 0
+    if options.command in ("request", "install"):
+        return _enrol_by_files(options)
     if options.command in ("sample", "export"):
         from feddiff.silo import model
 
@@ -140,6 +152,19 @@ def _run(options: argparse.Namespace) -> int:
     if options.command == "personalise":
         return _personalise(options)
     return _take_part(options)
+
+
+def _enrol_by_files(options: argparse.Namespace) -> int:
+    from feddiff.silo import request
+    from feddiff.silo.local import Local
+
+    folder = _state(options, options.federator)
+    with contextlib.closing(Local(folder)):
+        if options.command == "request":
+            print(request.ask(folder, options.name, options.federator, options.ca_fingerprint, options.out))
+        else:
+            print(request.install(folder, options.grant))
+    return 0
 
 
 def _personalise(options: argparse.Namespace) -> int:

@@ -31,6 +31,7 @@ from feddiff.core.feedback import encode as feedback_encode
 from feddiff.core.segments import F32
 from feddiff.core.spool import Manifest, Spool, Transfer, checksum, committed
 from feddiff.core.store import WeightsReader, WeightsWriter, save, write_atomic
+from feddiff.silo import credentials
 from feddiff.silo.pooled import Pooled
 from feddiff.silo.readings import Readings
 from feddiff.silo.session import Held, Progress, RoundWork
@@ -53,6 +54,7 @@ class Local:
             self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             state.mark(folder)
+            credentials.settle(folder)
         except BlockingIOError:
             raise StoreError(f"{folder} is in use by another feddiff-silo") from None
         except OSError as error:

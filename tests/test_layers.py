@@ -30,6 +30,7 @@ SPEAKS_GRPC = {
     "federator/enroll.py",
     "federator/operator.py",
     "federator/service.py",
+    "federator/tls.py",
     "silo/client.py",
     "silo/enroll.py",
 }

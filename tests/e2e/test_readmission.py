@@ -37,7 +37,7 @@ def test_an_evicted_silo_comes_back_by_a_new_invitation_only(stage: Stage) -> No
     state = stage.folder / "hospital-a"
     enroll.join(Invitation.parse(old), state, stage.address)
     assert answer(stage.stub(state)) is None
-    stage.operate("evict", "hospital-a")
+    stage.operate("revoke", "hospital-a")
     evicted = (state / "certificate.pem").read_bytes()
 
     done = stage.call(SILO, "join", old, "--state", str(state))
@@ -90,7 +90,7 @@ def test_an_eviction_cuts_an_upload_that_says_nothing(stage: Stage) -> None:
     call = stub.Submit(requests(), timeout=30)
     try:
         assert next(call).HasField("standing")
-        stage.operate("evict", "hospital-a")
+        stage.operate("revoke", "hospital-a")
         with pytest.raises(grpc.RpcError) as caught:
             next(call)
         assert caught.value.code() is grpc.StatusCode.CANCELLED  # and not the call's own deadline

@@ -1,0 +1,94 @@
+"""What the federator does for its certificates by itself while it serves: renews, finishes a rotation, warns ahead."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+
+from feddiff.core.errors import FedDiffError
+from feddiff.federator.authority import Authority, clock_time, digest
+from feddiff.federator.roster import Roster
+
+WARN_CA_DAYS = 90.0
+LOOK_S, WARN_S = 1.0, 60.0
+"""How often files and rosters are looked at."""
+EVERY_S = 86400.0
+"""How often a warning is repeated."""
+
+log = logging.getLogger("feddiff.federator")
+
+
+class Upkeep:
+    """One look after another, from the daemon's own thread."""
+
+    def __init__(self, authority: Authority, roster: Roster, clock: Callable[[], float] = time.time) -> None:
+        self._authority, self._roster, self._clock = authority, roster, clock
+        self._next_look = self._next_warning = 0.0
+        self._warned: dict[str, float] = {}
+
+    def look(self) -> None:
+        """Do what is due, once a second at most. What fails is logged, and tried again at the next look."""
+        if (now := time.monotonic()) < self._next_look:
+            return
+        self._next_look = now + LOOK_S
+        try:
+            if self._authority.until is not None:
+                self._rotate(self._authority.until)
+            if self._authority.renew_server():
+                log.info("the server's certificate is renewed: good for %.3g days", self._authority.server_days)
+            self._roster.certificates.authorities = digest(self._authority.bundle)
+            if now >= self._next_warning:
+                self._next_warning = now + WARN_S
+                self._warn()
+        except FedDiffError as error:
+            self._say("upkeep", f"certificates cannot be looked after: {error.sentence}")
+
+    def _rotate(self, until: float) -> None:
+        self._roster.certificates.authorities = digest(self._authority.bundle)
+        waiting = waits_for(self._roster, self._clock())
+        if waiting and self._clock() < until:
+            return
+        self._authority.finish()
+        if waiting:
+            log.warning("the time for changing the CA is up; a new invitation is needed by %s", ", ".join(waiting))
+        log.warning("the new CA has taken the old one's place")
+
+    def _warn(self) -> None:
+        if (left := self._authority.days) < WARN_CA_DAYS:
+            self._say("ca", f"the CA ends in {left:.0f} days: `feddiff-federator rotate-ca` makes a new one")
+        warned_at = self._authority.lifetime_days / 4
+        for silo in self._roster.silos():
+            left = self._roster.certificates.days(silo.name, silo.serial)
+            if silo.evicted is None and not math.isnan(left) and left < warned_at:
+                told = "has ended" if left <= 0 else f"ends in {left:.3g} days"
+                self._say(
+                    f"{silo.name} {left <= 0}",
+                    f"the certificate of {silo.name} {told}, not renewed: start the silo, or invite it anew",
+                )
+
+    def _say(self, what: str, text: str) -> None:
+        now = self._clock()
+        if now - self._warned.get(what, -math.inf) >= EVERY_S:
+            self._warned[what] = now
+            log.warning("%s", text)
+
+
+def waits_for(roster: Roster, now: float) -> list[str]:
+    """Silos that do not know the new CA yet, and names with an invitation that speaks of the old one."""
+    silos = [each for each in roster.silos() if each.evicted is None]
+    stale = [each.name for each in silos if roster.stale(each.name)]
+    return sorted({*stale, *roster.invited(now)})
+
+
+def rotation(authority: Authority, roster: Roster, now: float) -> str:
+    """How far the CA's replacement is, in words; empty if none is under way."""
+    until = authority.until
+    if until is None:
+        return ""
+    roster.certificates.authorities = digest(authority.bundle)
+    waiting = waits_for(roster, now)
+    return f"the CA is being replaced until {clock_time(until)}; " + (
+        f"waiting for {', '.join(waiting)} to learn the new one" if waiting else "all silos know the new one"
+    )
