@@ -110,7 +110,7 @@ up = "int8"
 down = "int8"
 
 [rounds]
-count = 4
+count = 5
 participants = 2
 quorum = 1
 grace = 60
@@ -137,17 +137,18 @@ until_it_is True status "told['round'] >= 2"
 echo 'round 1 is averaged; silo a listens on no port'
 
 say 'revoke silo b'
-revoke() { operate evict hospital-b --reason 'rehearsal'; }
-revoke
+operate revoke hospital-b --reason rehearsal
 code=0
 wait "${pid[b]}" || code=$?
 unset 'pid[b]'
 [[ $code == 77 ]] || fail "silo b ended with $code, not 77"
 tail -n 1 "$work/silo-b.log"
 
-say 'renew silo a during a round'
-renew() { echo 'certificates of this feddiff hold a year: nothing to renew yet'; }
-renew
+say 'renew silo a during a round: the CA is replaced, so every silo renews at once'
+operate rotate-ca
+until_it_is 1 grep -c 'the certificate is renewed' "$work/silo-a.log"
+grep 'the certificate is renewed' "$work/silo-a.log"
+if grep -q 'went on without this silo' "$work/silo-a.log"; then fail 'the renewal cost silo a a round'; fi
 
 say 'finish'
 for each in a f; do
