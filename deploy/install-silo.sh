@@ -165,6 +165,10 @@ if [[ $role == silo ]]; then
   sed -e "s|^FEDDIFF_DATA=.*|FEDDIFF_DATA=$(quoted "${data:-/srv/images}")|" \
     -e "s|^FEDDIFF_FEDERATOR=.*|FEDDIFF_FEDERATOR=$(quoted "${federator:-federator.example.org:50051}")|" \
     "$here/systemd/silo.env" | settle "$etc/silo-$name.env" 644
+  if [[ -z $root ]]; then
+    mkdir -p /var/lib/feddiff
+    install -d -m 700 -o "$user" -g "$user" "/var/lib/feddiff/$name"
+  fi
   if [[ -n $token ]]; then
     rm -f "$etc/silo-$name.token"
     settle "$etc/silo-$name.token" 600 <<<"$token"
@@ -177,7 +181,7 @@ running && systemctl daemon-reload
 
 say "feddiff $version is installed. Next:"
 if [[ $role == silo ]]; then
-  say "  sudo -u $user feddiff-silo doctor --data FOLDER --federator HOST:PORT   # as in $etc/silo-$name.env"
+  say "  sudo -u $user feddiff-silo --state /var/lib/feddiff/$name doctor --data FOLDER --federator HOST:PORT"
   say "  systemctl enable --now feddiff-silo@$name"
 else
   say "  cd /var/lib/feddiff-federator && sudo -u $user feddiff-federator init . --address HOST:PORT --preset ct-64"
