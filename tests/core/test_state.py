@@ -114,7 +114,7 @@ class TestFederator:
 
     def test_refuses_tomorrows(self, rules: Path, capsys: pytest.CaptureFixture[str]) -> None:
         write(rules.parent, state.VERSION + 1)
-        for command in (["invite", "hospital-c"], ["status"]):
+        for command in (["invite", "hospital-c"], ["operator", "anna"]):
             assert federator([*command, "--config", str(rules)]) == CONFIG
             (line,) = capsys.readouterr().err.splitlines()
             assert "written by feddiff 9.9.0 (state 2)" in line
