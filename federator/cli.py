@@ -8,8 +8,12 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from feddiff.core import console
+
+if TYPE_CHECKING:
+    from feddiff.federator.journal import Round
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,6 +60,14 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--extractor", type=Path, metavar="FILE", help="TorchScript that makes features of images")
     serve.add_argument("--reference", type=Path, metavar="FOLDER", help="LABEL/IMAGE: what the model is measured by")
     serve.add_argument("--pool", type=Path, metavar="FOLDER", help="public images: consent to give them to silos")
+    serve.add_argument("--metrics", metavar="HOST:PORT", help="tell Prometheus here, e.g. 127.0.0.1:9464")
+    serve.add_argument(
+        "--track",
+        action="append",
+        default=[],
+        metavar="TRACKER",
+        help="tell every round, measurement and grid of samples to tensorboard:FOLDER or mlflow:http://HOST:PORT",
+    )
     serve.add_argument("--verbose", action="store_true")
     serve.add_argument("--log", choices=("text", "json"), default="text", help="how log lines look (default: text)")
     for name, text in (
@@ -164,7 +176,8 @@ def _serve(options: argparse.Namespace) -> int:
     console.many_files()
     console.log_lines(options.verbose, options.log)
     from feddiff.core.config import load
-    from feddiff.federator import site
+    from feddiff.core.exposition import Exposition
+    from feddiff.federator import metrics, site, tracking
     from feddiff.federator.daemon import Federator
     from feddiff.federator.progress import round_line
 
@@ -174,6 +187,8 @@ def _serve(options: argparse.Namespace) -> int:
     config = load(options.config)
     folder = options.config.resolve().parent
     listen = options.listen or f"[::]:{site.address(folder)[1]}"
+    exposition = None if options.metrics is None else Exposition(options.metrics)
+    trackers = {target: tracking.parse(target) for target in options.track}
     given = (options.extractor, options.reference, options.initial, options.pool)
     federator = Federator(folder, config, listen, *given)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -181,7 +196,21 @@ def _serve(options: argparse.Namespace) -> int:
     if stopping.is_set():  # the signal came while the federator was being made
         federator.stop()
     print(f"{config.name}: {config.plan}, {config.rounds.count} rounds, port {federator.port}", flush=True)
-    federator.run(lambda closed: print(round_line(federator.federation, closed), flush=True))
+    if exposition is not None:
+        metrics.tell(exposition, federator.federation)
+    tracked = tracking.Tracking(federator.federation, trackers)
+    tracked.start()
+
+    def told(closed: Round) -> None:
+        print(round_line(federator.federation, closed), flush=True)
+        tracked.told(closed)
+
+    try:
+        federator.run(told)
+    finally:
+        tracked.close()
+        if exposition is not None:
+            exposition.close()
     return 0
 
 

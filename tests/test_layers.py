@@ -28,6 +28,7 @@ SPEAKS_GRPC = {
     "federator/daemon.py",
     "federator/desk.py",
     "federator/enroll.py",
+    "federator/metrics.py",
     "federator/operator.py",
     "federator/service.py",
     "federator/tls.py",
