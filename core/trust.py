@@ -53,24 +53,13 @@ def check_signed_by_any(leaf: bytes, bundle: bytes, now: datetime) -> Identity:
     return check_signed_by(leaf, (signers or authorities)[0], now)
 
 
-def explain(presented: bytes, bundle: bytes, now: datetime) -> str:
-    """Why a server's certificate is not trusted, for people: which CA it is of, and which CAs are known here; empty if
-    it should be."""
-    try:
-        identity = check_signed_by_any(presented, bundle, now)
-    except IdentityError as error:
-        known = ", ".join(fingerprint(each).hex()[:16] for each in split(bundle))
-        return f"{error}; the CAs known here: {known}"
-    return "" if identity.role == "federator" else f"it is the certificate of a {identity.role}, not of the federator"
-
-
 def check_authority(ca: bytes, expected_fingerprint: bytes) -> None:
     """Check that this is a CA, and the one the invitation speaks of. Raises IdentityError."""
     found = load_authority(ca).fingerprint(hashes.SHA256())
     if found != expected_fingerprint:
         raise IdentityError(
             f"the CA is {found.hex()[:16]}, the invitation speaks of {expected_fingerprint.hex()[:16]}: "
-            "this is another federation's, or somebody stands in between"
+            "this is another federation's, or somebody stands in between; or its CA was replaced: ask for a new one"
         )
 
 

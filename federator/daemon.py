@@ -20,7 +20,7 @@ from pathlib import Path
 
 import grpc
 
-from feddiff.core import notify, state, wire
+from feddiff.core import notify, state, tls, wire
 from feddiff.core.config import FederationConfig
 from feddiff.core.errors import ConfigError, FedDiffError, StoreError
 from feddiff.core.store import WeightsReader
@@ -35,13 +35,13 @@ from feddiff.federator.initial import prepare
 from feddiff.federator.intake import Intake
 from feddiff.federator.journal import Journal, Round
 from feddiff.federator.lookout import look, untold
+from feddiff.federator.probe import ProbeService
 from feddiff.federator.publisher import Publisher
 from feddiff.federator.rounds import Decision, decide
 from feddiff.federator.service import FederationService
-from feddiff.federator.tls import server_credentials
 from feddiff.federator.traffic import Traffic
 from feddiff.federator.upkeep import Upkeep
-from feddiff.v1 import enrollment_pb2_grpc, federation_pb2_grpc, operator_pb2_grpc
+from feddiff.v1 import enrollment_pb2_grpc, federation_pb2_grpc, operator_pb2_grpc, probe_pb2_grpc
 
 MAX_THREADS = 256
 FAREWELL_S = 90.0
@@ -108,9 +108,13 @@ class Federator:
     def _serve_silos(self, folder: Path, listen: str) -> int:
         federation = self.federation
         authority = Authority(folder)
+        authority.renew_server()
+        authority.check()
         self._upkeep = Upkeep(authority, federation.roster)
         self._upkeep.look()
-        authority.check()
+        credentials = tls.server_credentials(
+            lambda: (authority.server, authority.bundle, federation.roster.invitation_certificates())
+        )
         server = grpc.server(
             futures.ThreadPoolExecutor(MAX_THREADS, "rpc"),
             interceptors=[wire.ErrorInterceptor(_refused)],
@@ -119,7 +123,7 @@ class Federator:
         )
         site.check_free(listen)
         try:
-            port = server.add_secure_port(listen, server_credentials(authority, federation.roster))
+            port = server.add_secure_port(listen, credentials)
         except RuntimeError:
             raise ConfigError(f"{listen} cannot be listened on; is the address one of this machine's?") from None
         self.traffic = Traffic(federation.ledger, port, lambda: federation.round.round if federation.round else 0)
@@ -129,6 +133,7 @@ class Federator:
         enrollment_pb2_grpc.add_EnrollmentServicer_to_server(
             EnrollmentService(federation.roster, federation.config.name, authority), server
         )
+        probe_pb2_grpc.add_ProbeServicer_to_server(ProbeService(federation, self.traffic, authority), server)
         wire.add_health(server)
         server.start()
         self._servers.append(server)

@@ -94,10 +94,11 @@ def _ask(config: Path, command: str, fields: Mapping[str, str]) -> pb.StatusRepl
 
 
 def _plain(reply: pb.StatusReply) -> dict[str, Any]:
-    fields = {field.name: getattr(reply, field.name) for field in reply.DESCRIPTOR.fields if field.name != "silos"}
+    told = {field.name: getattr(reply, field.name) for field in reply.DESCRIPTOR.fields if field.name != "silos"}
+    fields = {name: None if value != value else value for name, value in told.items()}  # NaN is not JSON
     fields["silos"] = [
         {
-            field.name: list(value) if field.name == "up" else None if value != value else value  # NaN is not JSON
+            field.name: list(value) if field.name == "up" else None if value != value else value
             for field in silo.DESCRIPTOR.fields
             for value in [getattr(silo, field.name)]
         }
@@ -112,8 +113,8 @@ def _status_text(reply: pb.StatusReply) -> str:
         f"  {reply.reason}",
         *([f"  round {reply.round}, {reply.plan}"] if reply.plan else []),
         f"  on the wire so far: {amount(reply.wire_down)} down, {amount(reply.wire_up)} up",
-        f"  certificates: the server's good for {reply.server_days:.3g} days, the CA for {reply.authority_days:.0f},"
-        f" CA {reply.authority[:16]}",
+        f"  the server's certificate is good for {reply.server_days:.3g} more days, the CA {reply.authority[:16]} for"
+        f" {reply.authority_days:.0f}",
         *([f"  {reply.rotation}"] if reply.rotation else []),
         f"  {'silo':<20} {'enrolled':<9} {'reachable':<10} {'planned':<8} {'training':<9} {'images':>8}  {'loss':<7}"
         f" {'days':>5}  doing",

@@ -10,11 +10,9 @@ from pathlib import Path
 
 import grpc
 
-from feddiff.core import trust
 from feddiff.core.store import write_atomic
-from feddiff.federator.authority import Authority
+from feddiff.federator import upkeep
 from feddiff.federator.federation import Federation
-from feddiff.federator.upkeep import rotation
 from feddiff.v1 import operator_pb2 as pb
 from feddiff.v1 import operator_pb2_grpc
 
@@ -69,8 +67,7 @@ class OperatorService(operator_pb2_grpc.OperatorServicer):
 
 def status(federation: Federation, live: bool) -> pb.StatusReply:
     """Four truths for each silo, and what the federation waits for. ``live``: told by the running daemon."""
-    now, authority = time.monotonic(), Authority(federation.folder)
-    replaced = rotation(authority, federation.roster, time.time())
+    now, outlook = time.monotonic(), upkeep.outlook(federation.folder, federation.roster)
     with federation.changed:
         current = federation.round
         collecting = current is not None and current.closed_at is None
@@ -121,8 +118,5 @@ def status(federation: Federation, live: bool) -> pb.StatusReply:
             config_digest=federation.config.digest,
             policy=federation.config.plan,
             plan=current.plan.reason if current else "",
-            server_days=authority.server_days,
-            authority_days=authority.days,
-            authority=trust.fingerprint(authority.current.certificate).hex(),
-            rotation=replaced,
+            **vars(outlook),
         )

@@ -1,6 +1,6 @@
 """A silo's state folder: who it is, the versions it holds, its last training, what is on the way in and out.
 
-    identity.json key.pem certificate.pem authority.pem rules.json version.json
+    identity.json key.pem certificate.pem authority.pem (silo/credentials.py) rules.json version.json
     held/decoder.0@3.safetensors          published versions, the federator's very bits
     trained/round-3.safetensors           the whole model after the local training (personal segments live here)
     checkpoint.safetensors                inside a round's training
@@ -8,6 +8,7 @@
     inbox/ outbox/                        transfers
     measured.json measured.png features/  the quality of the last trained model, and what it is measured with
     pool/DIGEST.images                    public images that the federator gave
+    decoded/slices.db                     what scanners' files were decoded to (silo/cache.py); may be deleted
 
 Each file appears by one rename, so a kill at any moment leaves the state before or after, never between.
 """
@@ -36,6 +37,8 @@ from feddiff.silo.pooled import Pooled
 from feddiff.silo.readings import Readings
 from feddiff.silo.session import Held, Progress, RoundWork
 from feddiff.silo.trained import Trained
+
+DECODED = "decoded"
 
 
 class Local:

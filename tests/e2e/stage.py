@@ -194,9 +194,11 @@ class Stage:
         chunk: int = 1024,
         unet: str = "",
         training: str = "epochs = 1",
+        lifetime: str = "30d",
     ) -> Stage:
-        """Make the federator's folder. ``scale`` enlarges the flat model; ``unet`` is a real one instead of it."""
-        site.init(self.home, "trial", "digits-16", self.address, [])
+        """Make the federator's folder. ``scale`` enlarges the flat model; ``unet`` is a real one instead of it.
+        ``lifetime``: of certificates."""
+        site.init(self.home, "trial", "digits-16", self.address, [], lifetime)
         model = unet or "sample_size = 8\nin_channels = 1\nout_channels = 1\n"
         self.rules.write_text(
             _RULES.format(
