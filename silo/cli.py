@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -205,35 +204,10 @@ def _sample(folder: Path, options: argparse.Namespace) -> str:
 
 
 def _state(options: argparse.Namespace, address: str | None) -> Path:
-    """The state folder, which this feddiff can read. Raises ConfigError, NewerState."""
-    from feddiff.core import state
+    """The state folder. Raises ConfigError, StoreError."""
+    from feddiff.silo import place
 
-    folder = _state_folder(options, address)
-    state.check(folder)
-    return folder
-
-
-def _state_folder(options: argparse.Namespace, address: str | None) -> Path:
-    """As given, or systemd's, or one for each federator."""
-    if "state" in options:
-        return Path(options.state)
-    if os.environ.get("STATE_DIRECTORY"):
-        return Path(os.environ["STATE_DIRECTORY"])
-    from feddiff.core.errors import ConfigError
-
-    if not address:
-        raise ConfigError("which silo? give --federator or --state")
-    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(base) / "feddiff" / address.replace(":", "_").replace("[", "").replace("]", "")
-
-
-def _check_apart(state: Path, data: Path) -> None:
-    """State and images must not lie in one another: a silo tidies its state. Raises ConfigError."""
-    from feddiff.core.errors import ConfigError
-
-    inner, outer = sorted((state.resolve(), data.resolve()), key=lambda path: len(path.parts), reverse=True)
-    if outer == inner or outer in inner.parents:
-        raise ConfigError(f"--state {state} and --data {data} must be folders apart")
+    return place.state_folder(getattr(options, "state", None), address)
 
 
 def _take_part(options: argparse.Namespace) -> int:
@@ -244,7 +218,7 @@ def _take_part(options: argparse.Namespace) -> int:
     console.log_lines(options.verbose, options.log)
     from feddiff.core.errors import DataError
     from feddiff.core.identity import Invitation, parse_address
-    from feddiff.silo import enroll
+    from feddiff.silo import enroll, place
     from feddiff.silo.collection import check
     from feddiff.silo.local import DECODED, Local, read_identity
 
@@ -253,7 +227,7 @@ def _take_part(options: argparse.Namespace) -> int:
     if not options.data.is_dir():
         raise DataError(f"{options.data} is not a folder; --data needs the folder that holds the images")
     folder = _state(options, options.federator)
-    _check_apart(folder, options.data)
+    place.check_apart(folder, options.data)
     data = Source.chosen(options.data, options)
     check(data)
     invitation = None if options.join is None else Invitation.parse(options.join)
