@@ -110,7 +110,7 @@ up = "int8"
 down = "int8"
 
 [rounds]
-count = 5
+count = 500
 participants = 2
 quorum = 1
 grace = 60
@@ -150,7 +150,8 @@ until_it_is 1 grep -c 'the certificate is renewed' "$work/silo-a.log"
 grep 'the certificate is renewed' "$work/silo-a.log"
 if grep -q 'went on without this silo' "$work/silo-a.log"; then fail 'the renewal cost silo a a round'; fi
 
-say 'finish'
+say 'finish: the open round ends, and there is no other'
+operate stop
 for each in a f; do
   code=0
   wait "${pid[$each]}" || code=$?

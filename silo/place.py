@@ -1,4 +1,4 @@
-"""Where a silo's state lies, if nobody says: before anything of it is read, for the daemon and every command beside it."""
+"""Where a silo's state lies, if nobody says: looked up first, by the daemon and by every command beside it."""
 
 from __future__ import annotations
 
