@@ -100,7 +100,7 @@ wheelhouse: wheel
 	@mkdir -p dist/wheelhouse/docs
 	$(BIN)/python -m pip wheel --quiet -c constraints.txt --wheel-dir dist/wheelhouse/wheels dist/feddiff-*.whl
 	@cp -r deploy/install-silo.sh deploy/install-federator.sh deploy/Containerfile.* deploy/systemd deploy/examples dist/wheelhouse/
-	@cp docs/hospital.md docs/operations.md dist/wheelhouse/docs/
+	@cp docs/*.md dist/wheelhouse/docs/
 	@$(BIN)/python -c 'import platform as p; print("made for Python", ".".join(p.python_version_tuple()[:2]), "on", p.platform())' \
 	  > dist/wheelhouse/README
 	@cd dist/wheelhouse && find . -type f ! -name SHA256SUMS -print0 | sort -z | xargs -0 sha256sum > SHA256SUMS
