@@ -20,7 +20,7 @@ from pathlib import Path
 
 import grpc
 
-from feddiff.core import tls, wire
+from feddiff.core import notify, state, tls, wire
 from feddiff.core.config import FederationConfig
 from feddiff.core.errors import ConfigError, FedDiffError, StoreError
 from feddiff.core.store import WeightsReader
@@ -95,6 +95,7 @@ class Federator:
         check(config, extractor, reference)
         warmup.check(config, pool)
         self._lock = _lock(folder)
+        state.mark(folder)
         self.federation = open_federation(folder, config, initial)
         self._gauging = Gauging(self.federation, extractor, reference)
         self._publisher = Publisher(self.federation)
@@ -151,6 +152,7 @@ class Federator:
 
     def stop(self) -> None:
         """Ask ``run`` to return; safe in a signal handler."""
+        notify.stopping("told to stop")
         self._stop.set()
 
     def run(self, told: Callable[[Round], None] = lambda _: None) -> bool:
@@ -159,6 +161,7 @@ class Federator:
         flusher.start()
         try:
             self._gauging.start()
+            notify.ready(f"port {self.port}")
             while not self._stop.is_set():
                 if self._step(told):
                     self._farewell()
@@ -177,9 +180,11 @@ class Federator:
 
     def _step(self, told: Callable[[Round], None]) -> bool:
         federation = self.federation
+        notify.alive()
         decision = decide(time.monotonic(), look(federation, time.monotonic()), federation.config.rounds)
         decision = self._warmup.before(decision)
         if decision.reason != federation.decision.reason or decision.action != "wait":
+            notify.status(decision.reason)
             # Countdowns change every second; the log tells the first of them.
             quiet = (
                 decision.action == "wait" and federation.decision.reason.split(" s ")[0][:24] == decision.reason[:24]
@@ -237,6 +242,7 @@ class Federator:
         log.info("finished: %s", federation.decision.reason)
         with federation.changed:
             while time.monotonic() < until and not self._stop.is_set():
+                notify.alive()
                 waiting = untold(federation, time.monotonic())
                 if not waiting:
                     break
