@@ -37,6 +37,9 @@ def parser() -> argparse.ArgumentParser:
     invite.add_argument("name", help="the silo's name, e.g. hospital-a")
     invite.add_argument("--expires", default="7d", metavar="TIME", help="e.g. 12h or 7d (default: 7d)")
     invite.add_argument("--token-only", action="store_true", help="print only the token")
+    operator = add("operator", "Print a new token with which a person steers this federation from its page.")
+    operator.add_argument("name", help="the operator's name, e.g. anna")
+    operator.add_argument("--expires", default="30d", metavar="TIME", help="e.g. 12h or 30d (default: 30d)")
     serve = add("serve", "Run the federation until its rounds are done.")
     serve.add_argument("--listen", metavar="HOST:PORT", help="default: all addresses, the port given to init")
     serve.add_argument("--initial", type=Path, metavar="PATH", help="a published model, for rules that begin with it")
@@ -95,6 +98,11 @@ def _run(options: argparse.Namespace) -> int:
 
         token = site.invite(options.config, options.name, options.expires)
         print(token if options.token_only else site.invitation_text(token, options.name, options.expires))
+        return 0
+    if options.command == "operator":
+        from feddiff.federator import site
+
+        print(site.operator(options.config, options.name, options.expires))
         return 0
     if options.command == "serve":
         return _serve(options)

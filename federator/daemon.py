@@ -34,7 +34,7 @@ from feddiff.federator.fold import BadUpdate
 from feddiff.federator.gauging import Gauging, check
 from feddiff.federator.initial import prepare
 from feddiff.federator.intake import Intake
-from feddiff.federator.journal import Round
+from feddiff.federator.journal import Journal, Round
 from feddiff.federator.lookout import look, untold
 from feddiff.federator.publisher import Publisher
 from feddiff.federator.rounds import Decision, decide
@@ -55,9 +55,9 @@ def open_federation(folder: Path, config: FederationConfig, initial: Path | None
     ``initial``: the published model to begin with, if the rules want one.
     """
     database = Database(folder / "federation.db")
-    layout = prepare(folder, config, initial)
+    known = Journal(database).fact("config")
+    layout = prepare(folder, config, initial, known is not None)
     federation = Federation(folder, config, layout, database)
-    known = federation.journal.fact("config")
     if known is not None and known != config.digest:
         raise ConfigError(
             f"the federation's rules have changed since it began (digest {known[:12]}, now {config.digest[:12]});"

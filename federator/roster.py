@@ -51,6 +51,15 @@ class Roster:
                 (name, certificate, fingerprint, expires_at),
             )
 
+    def check_free(self, name: str) -> None:
+        """Raises ConfigError for the name of a silo, or of one that is invited: nobody else may be called so."""
+        with self._database.lock:
+            taken = self._database.rows(
+                "SELECT 1 FROM silos WHERE name = ?1 UNION SELECT 1 FROM invitations WHERE name = ?1", (name,)
+            )
+        if taken:
+            raise ConfigError(f"{name} is a silo's name; an operator needs another")
+
     def invitation_certificates(self) -> list[bytes]:
         """Certificates of all invitations, PEM. Spent and expired ones too: their holders get a sentence, not a
         broken handshake; what they may do is decided by ``enroll``."""

@@ -58,6 +58,8 @@ class FederationService(federation_pb2_grpc.FederationServicer):
         if len(request.labels) > MAX_LABELS:
             raise ProtocolError(f"{len(request.labels)} labels; at most {MAX_LABELS}")
         if request.samples:  # without any, it only asks for the rules: it cannot read its images before
+            # First, for a round may open as soon as the silo is here, and its weight counts the images it accepts.
+            self._federation.pool.consent(silo, request.accepts_pool)
             self._federation.join(
                 silo,
                 request.samples,
@@ -66,7 +68,6 @@ class FederationService(federation_pb2_grpc.FederationServicer):
                 plain(request.device, 200),
                 plain(request.software, 60),
             )
-            self._federation.pool.consent(silo, request.accepts_pool)
         config = self._federation.config
         reply = pb.JoinReply(
             protocol=wire.PROTOCOL,

@@ -20,9 +20,10 @@ from feddiff.core.identity import Identity, Invitation, check_name, parse_addres
 from feddiff.core.presets import PRESETS
 from feddiff.core.store import write_atomic
 from feddiff.federator.database import Database
+from feddiff.federator.operators import Operators
 from feddiff.federator.roster import Roster
 
-_UNITS = {"m": 60, "h": 3600, "d": 86400}
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 _EXAMPLE = """\
 # One federation. Every silo gets these rules when it joins; they cannot change once it has begun.
@@ -109,21 +110,42 @@ def invite(config: Path, name: str, expires: str) -> str:
     rules.load(config)
     folder = config.resolve().parent
     host, port = address(folder)
-    found = re.fullmatch(r"(\d{1,4})([mhd])", expires)
-    if not found or not int(found[1]):
-        raise ConfigError(f"--expires {expires}: a number and m, h or d was expected, e.g. 7d")
+    until = time.time() + span(expires)
     secret = secrets.token_bytes(32)
     certificate, _ = pki.invitation_certificate(name, secret)
     database = Database(folder / "federation.db")
+    if any(each.name == name for each in Operators(database).all()):
+        raise ConfigError(f"{name} is an operator's name; a silo needs another")
     Roster(database).invite(
         name,
         certificate,
         Identity.from_certificate(certificate).fingerprint,
-        time.time() + int(found[1]) * _UNITS[found[2]],
+        until,
     )
     database.close()
     joined = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     return Invitation(name, joined, trust.fingerprint((folder / "ca.pem").read_bytes()), secret).token()
+
+
+def span(text: str) -> int:
+    """Seconds of a time such as 12h or 7d. Raises ConfigError."""
+    found = re.fullmatch(r"(\d{1,4})([smhd])", text)
+    if not found or not int(found[1]):
+        raise ConfigError(f"--expires {text}: a number and m, h or d was expected, e.g. 7d")
+    return int(found[1]) * _UNITS[found[2]]
+
+
+def operator(config: Path, name: str, expires: str) -> str:
+    """A new token of an operator. Raises ConfigError for a name that is a silo's."""
+    rules.load(config)
+    folder = config.resolve().parent
+    address(folder)
+    database = Database(folder / "federation.db")
+    try:
+        Roster(database).check_free(name)
+        return Operators(database).issue(name, span(expires) / 86400)
+    finally:
+        database.close()
 
 
 def invitation_text(token: str, name: str, expires: str) -> str:

@@ -251,7 +251,9 @@ def _take_part(options: argparse.Namespace) -> int:
         silo.stop()
     try:
         if silo.run():
-            print(f"{name}: the federation is finished")
+            rules = local.rules()
+            last = "; its last model is the federator's to give (`feddiff-federator export`)"
+            print(f"{name}: the federation is finished{last if rules and rules.has_global_model else ''}")
     finally:
         display.close()
         client.close()
