@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,8 @@ def scan(picture: npt.NDArray[np.uint8], path: Path, number: int, packed: bool) 
     slice.SOPClassUID, slice.SOPInstanceUID = CTImageStorage, generate_uid()
     slice.SeriesInstanceUID, slice.Modality = "1.2.3", "CT"
     slice.ImageType, slice.InstanceNumber = ["ORIGINAL", "PRIMARY", "AXIAL"], number
-    slice.Rows, slice.Columns, slice.SamplesPerPixel = *stored.shape, 1
+    slice.Rows, slice.Columns = stored.shape
+    slice.SamplesPerPixel = 1
     slice.PhotometricInterpretation, slice.PixelRepresentation = "MONOCHROME2", 1
     slice.BitsAllocated, slice.BitsStored, slice.HighBit = 16, 16, 15
     slice.RescaleSlope, slice.RescaleIntercept = 1, -1100
@@ -93,15 +95,9 @@ def measure(data: Path | None, count: int, size: int) -> None:
         print(f"{count} slices of {SIDE} x {SIDE} for a model of {size} x {size}, {console.cpus()} CPUs")
         png = timed("PNG, every start", count, lambda: read_images(home / "png", config))
         for name in ("plain", "rle"):
-            source = Source(home / name, window="lung")
-            cold = timed(
-                f"DICOM {name}, first start", count, lambda s=source, n=name: collect(s, config, home / f"{n}-cache")
-            )
-            warm = timed(
-                f"DICOM {name}, every start after it",
-                count,
-                lambda s=source, n=name: collect(s, config, home / f"{n}-cache"),
-            )
+            read = partial(collect, Source(home / name, window="lung"), config, home / f"{name}-cache")
+            cold = timed(f"DICOM {name}, first start", count, read)
+            warm = timed(f"DICOM {name}, every start after it", count, read)
             print(f"  first start {cold / png:.2f} times PNG, later ones {warm / png:.2f} times")
 
 
