@@ -370,6 +370,7 @@ class TestCache:
         other = read(data, cache, window="lung")
         assert other.inventory.cached == 0
         assert middles(other) == [shown(value, "-600,1500") for value in (0, 150, 100)]
+        assert read(data, cache, window="40,400").inventory.cached == 3, "who looks with other options costs nobody"
 
     def test_what_is_gone_from_the_data_is_gone_from_the_cache(self, tmp_path: Path) -> None:
         data, cache = tmp_path / "data", tmp_path / "decoded"
@@ -406,6 +407,8 @@ class TestCache:
             found = read(data, cache, cache_bytes=2 * 32 * 32)
             assert found.inventory.total == 4
         assert found.inventory.cached == 2
+        assert read(data, cache, cache_bytes=2 * 32 * 32, window="lung").inventory.cached == 0
+        assert read(data, cache, cache_bytes=2 * 32 * 32, window="lung").inventory.cached == 2, "it made room"
         assert "no room for more decoded slices" in caplog.text
         assert read(data, tmp_path / "none", cache_bytes=0).inventory.total == 4
         assert not (tmp_path / "none").exists()
