@@ -188,6 +188,13 @@ def raised(error: grpc.RpcError) -> errors.FedDiffError:
         return errors.TooLarge(details)
     if call.code() in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INVALID_ARGUMENT):
         return errors.ProtocolError(f"the federator does not understand this silo: {details}")
+    if "CERTIFICATE_VERIFY_FAILED" in details:
+        details = (
+            "whoever answers there shows no certificate of this federation's CA, or one outside its dates;"
+            f" `feddiff-silo doctor` says which CA it is of ({details[-200:]})"
+        )
+    elif "Socket closed" in details:
+        details += "; it may refuse this certificate: its log says so, and `feddiff-silo doctor`"
     return errors.FederatorUnavailable(f"{call.code().name.lower()}: {details}")
 
 

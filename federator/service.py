@@ -93,6 +93,7 @@ class FederationService(federation_pb2_grpc.FederationServicer):
                 self._federation.hear(silo)
                 self._federation.roster.check(silo, wire.caller(context, "silo").serial)
                 task = self._task(silo)
+        task.renew = self._federation.roster.stale(silo)
         context.set_compression(grpc.Compression.Gzip)
         return self._counted(silo, request, task)
 
@@ -225,7 +226,8 @@ class FederationService(federation_pb2_grpc.FederationServicer):
         wanted = self._federation.report(
             silo, request.round, plain(request.phase, 40), request.step, request.steps, metrics
         )
-        reply = pb.ReportReply(abandon=not wanted, reason="" if wanted else self._federation.decision.reason)
+        reason = "" if wanted else self._federation.decision.reason
+        reply = pb.ReportReply(abandon=not wanted, reason=reason, renew=self._federation.roster.stale(silo))
         return self._counted(silo, request, reply)
 
     def Measure(self, request: pb.MeasureRequest, context: grpc.ServicerContext) -> pb.MeasureReply:  # noqa: N802
@@ -283,7 +285,7 @@ class FederationService(federation_pb2_grpc.FederationServicer):
     def _silo(self, context: grpc.ServicerContext, joined: bool = True) -> str:
         """The caller's name. Raises IdentityError, and ProtocolError for one that must have joined before."""
         identity = wire.caller(context, "silo")
-        silo = self._federation.roster.check(identity.name, identity.serial)
+        silo = self._federation.roster.check(identity.name, identity.serial, identity.not_after)
         if joined and not silo.samples:
             raise ProtocolError(f"{identity.name} has not joined yet: it must say first how many images it has")
         self._traffic.owned(context.peer(), identity.name)

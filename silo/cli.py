@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from feddiff.core import console
+from feddiff.silo import checkup
 from feddiff.silo.source import Source, add_options
 
 
@@ -39,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument(
         "--processes", type=int, metavar="N", help="train with so many together (default: one for each GPU, or one)"
     )
+    root.add_argument("--metrics", metavar="HOST:PORT", help="tell Prometheus here, e.g. 127.0.0.1:9465")
     root.add_argument("--verbose", action="store_true")
     add_options(root)
     state = argparse.ArgumentParser(add_help=False)
@@ -54,6 +56,16 @@ def parser() -> argparse.ArgumentParser:
     commands = root.add_subparsers(dest="command", metavar="[COMMAND]")
     join = commands.add_parser("join", parents=[state], help="enrol with an invitation, and stop there")
     join.add_argument("token")
+    request = commands.add_parser(
+        "request", parents=[state], help="where no token can be pasted: write a file that asks to be enrolled"
+    )
+    request.add_argument("name", help="what this silo is to be called")
+    request.add_argument("--federator", metavar="HOST:PORT", required=True)
+    request.add_argument("--ca-fingerprint", metavar="HEX", required=True, help="as the federation's operator tells it")
+    request.add_argument("--out", type=Path, required=True, metavar="FILE")
+    install = commands.add_parser("install", parents=[state], help="enrol with the grant that came back")
+    install.add_argument("grant", type=Path)
+    install.add_argument("--federator", metavar="HOST:PORT", default=argparse.SUPPRESS)
     for name, text in (
         ("sample", "draw images from this silo's own model"),
         ("export", "write this silo's own model as a folder of safetensors, a UNet's for diffusers"),
@@ -105,6 +117,7 @@ def parser() -> argparse.ArgumentParser:
     personal.add_argument("--epochs", type=int, default=10, help="over the images (default: 10)")
     personal.add_argument("--learning-rate", type=float, help="default: the federation's")
     add_options(personal, command=True)
+    checkup.add(commands, state)
     return root
 
 
@@ -131,6 +144,8 @@ def _run(options: argparse.Namespace) -> int:
             name = enroll.join(invitation, folder, invitation.address)
         print(f"{name} is enrolled; run: feddiff-silo --data FOLDER --federator {invitation.address}")
         return 0
+    if options.command in ("request", "install"):
+        return _enrol_by_files(options)
     if options.command in ("sample", "export"):
         from feddiff.silo import model
 
@@ -142,7 +157,22 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     if options.command == "personalise":
         return _personalise(options)
+    if options.command == "doctor":
+        return checkup.run(options, partial(_state, options))
     return _take_part(options)
+
+
+def _enrol_by_files(options: argparse.Namespace) -> int:
+    from feddiff.silo import request
+    from feddiff.silo.local import Local
+
+    folder = _state(options, options.federator)
+    with contextlib.closing(Local(folder)):
+        if options.command == "request":
+            print(request.ask(folder, options.name, options.federator, options.ca_fingerprint, options.out))
+        else:
+            print(request.install(folder, options.grant))
+    return 0
 
 
 def _personalise(options: argparse.Namespace) -> int:
@@ -230,6 +260,7 @@ def _take_part(options: argparse.Namespace) -> int:
         return 0
     name, _ = read_identity(folder)
 
+    from feddiff.silo import metrics
     from feddiff.silo.client import Client
     from feddiff.silo.daemon import Silo
     from feddiff.silo.display import Display
@@ -245,6 +276,7 @@ def _take_part(options: argparse.Namespace) -> int:
         cache=folder / DECODED,
     )
     silo = Silo(name, local, client, make_learner, display, options.accept_pool)
+    exposition = None if options.metrics is None else metrics.expose(options.metrics, folder, silo, client)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: silo.stop())
     if stopping.is_set():  # the signal came while the silo was being made
@@ -255,6 +287,8 @@ def _take_part(options: argparse.Namespace) -> int:
             last = "; its last model is the federator's to give (`feddiff-federator export`)"
             print(f"{name}: the federation is finished{last if rules and rules.has_global_model else ''}")
     finally:
+        if exposition is not None:
+            exposition.close()
         display.close()
         client.close()
         local.close()
