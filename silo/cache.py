@@ -140,7 +140,7 @@ class Cache:
     def _delete(self, column: str, kept: Collection[bytes]) -> None:
         """Wipe what is not of these; nothing if it is all of these."""
         try:
-            found = [row for row in self._db.execute(f"select distinct {column} from places")]
+            found = self._db.execute(f"select distinct {column} from places").fetchall()
             gone = [row for row in found if row[0] not in kept]
             if not gone:
                 return
