@@ -60,6 +60,9 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--extractor", type=Path, metavar="FILE", help="TorchScript that makes features of images")
     serve.add_argument("--reference", type=Path, metavar="FOLDER", help="LABEL/IMAGE: what the model is measured by")
     serve.add_argument("--pool", type=Path, metavar="FOLDER", help="public images: consent to give them to silos")
+    serve.add_argument("--http", metavar="HOST:PORT", help="show a live page to browsers, e.g. 127.0.0.1:8080")
+    host_text = "a name under which a proxy serves the page; reading it then needs an operator's token"
+    serve.add_argument("--http-host", action="append", default=[], metavar="NAME", help=host_text)
     serve.add_argument("--metrics", metavar="HOST:PORT", help="tell Prometheus here, e.g. 127.0.0.1:9464")
     serve.add_argument(
         "--track",
@@ -181,7 +184,9 @@ def _run(options: argparse.Namespace) -> int:
 def _serve(options: argparse.Namespace) -> int:
     import signal
     import threading
+    from contextlib import nullcontext
 
+    from feddiff.core.errors import ConfigError
     from feddiff.federator import handshakes
 
     handshakes.watch()
@@ -200,6 +205,13 @@ def _serve(options: argparse.Namespace) -> int:
     config = load(options.config)
     folder = options.config.resolve().parent
     listen = options.listen or f"[::]:{site.address(folder)[1]}"
+    bound = None
+    if options.http:
+        from feddiff.federator import web
+
+        bound = web.bind(options.http, options.http_host)
+    elif options.http_host:
+        raise ConfigError("--http-host is of the page, and there is none without --http HOST:PORT")
     exposition = None if options.metrics is None else Exposition(options.metrics)
     trackers = {target: tracking.parse(target) for target in options.track}
     given = (options.extractor, options.reference, options.initial, options.pool)
@@ -218,8 +230,10 @@ def _serve(options: argparse.Namespace) -> int:
         print(round_line(federator.federation, closed), flush=True)
         tracked.told(closed)
 
+    page = nullcontext() if bound is None else web.serving(federator.federation, bound, options.http_host)
     try:
-        federator.run(told)
+        with page:
+            federator.run(told)
     finally:
         tracked.close()
         if exposition is not None:
