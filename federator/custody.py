@@ -17,7 +17,7 @@ from feddiff.federator.operator import CONSOLE
 from feddiff.federator.operators import Operators
 from feddiff.federator.orders import Orders
 from feddiff.federator.roster import Roster
-from feddiff.federator.upkeep import rotation
+from feddiff.federator.upkeep import left_behind, rotation
 
 
 def revoke(config: Path, name: str, reason: str) -> str:
@@ -50,8 +50,13 @@ def rotate(config: Path, within: str | None, finish: bool) -> str:
     folder = _folder(config)
     authority = Authority(folder)
     if finish:
+        with closing(Database(folder / "federation.db")) as database:
+            roster = Roster(database)
+            roster.certificates.stage = authority.stage
+            behind = left_behind(authority, roster, time.time())
         authority.finish()
-        return f"the CA is {trust.fingerprint(authority.current.certificate).hex()} now; the old one is gone"
+        told = f"the CA is {trust.fingerprint(authority.current.certificate).hex()} now; the old one is gone"
+        return f"{told}\na new invitation is needed by {', '.join(behind)}" if behind else told
     authority.replace(authority.lifetime_days * DAY_S if within is None else seconds(within, "--within"))
     with closing(Database(folder / "federation.db")) as database:
         told = rotation(authority, Roster(database), time.time())
