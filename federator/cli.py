@@ -56,6 +56,9 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--extractor", type=Path, metavar="FILE", help="TorchScript that makes features of images")
     serve.add_argument("--reference", type=Path, metavar="FOLDER", help="LABEL/IMAGE: what the model is measured by")
     serve.add_argument("--pool", type=Path, metavar="FOLDER", help="public images: consent to give them to silos")
+    serve.add_argument("--http", metavar="HOST:PORT", help="show a live page to browsers, e.g. 127.0.0.1:8080")
+    host_text = "a name under which a proxy serves the page; reading it then needs an operator's token"
+    serve.add_argument("--http-host", action="append", default=[], metavar="NAME", help=host_text)
     serve.add_argument("--verbose", action="store_true")
     for name, text in (
         ("status", "What the federation is doing, and what it waits for."),
@@ -155,7 +158,9 @@ def _run(options: argparse.Namespace) -> int:
 def _serve(options: argparse.Namespace) -> int:
     import signal
     import threading
+    from contextlib import ExitStack
 
+    from feddiff.core.errors import ConfigError
     from feddiff.federator import handshakes
 
     handshakes.watch()
@@ -173,6 +178,13 @@ def _serve(options: argparse.Namespace) -> int:
     config = load(options.config)
     folder = options.config.resolve().parent
     listen = options.listen or f"[::]:{site.address(folder)[1]}"
+    bound = None
+    if options.http:
+        from feddiff.federator import web
+
+        bound = web.bind(options.http, options.http_host)
+    elif options.http_host:
+        raise ConfigError("--http-host is of the page, and there is none without --http HOST:PORT")
     given = (options.extractor, options.reference, options.initial, options.pool)
     federator = Federator(folder, config, listen, *given)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -180,7 +192,10 @@ def _serve(options: argparse.Namespace) -> int:
     if stopping.is_set():  # the signal came while the federator was being made
         federator.stop()
     print(f"{config.name}: {config.plan}, {config.rounds.count} rounds, port {federator.port}", flush=True)
-    federator.run(lambda closed: print(round_line(federator.federation, closed), flush=True))
+    with ExitStack() as page:
+        if bound is not None:
+            page.enter_context(web.serving(federator.federation, bound, options.http_host))
+        federator.run(lambda closed: print(round_line(federator.federation, closed), flush=True))
     return 0
 
 
