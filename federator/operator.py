@@ -11,16 +11,14 @@ from pathlib import Path
 import grpc
 
 from feddiff.core.store import write_atomic
-from feddiff.federator import upkeep
+from feddiff.federator import outbox, upkeep
 from feddiff.federator.federation import Federation
-from feddiff.federator.orders import Orders
+from feddiff.federator.orders import CONSOLE, Orders
 from feddiff.federator.standing import standings
 from feddiff.v1 import operator_pb2 as pb
 from feddiff.v1 import operator_pb2_grpc
 
 ADDRESS_FILE = "operator.address"
-CONSOLE = "console"
-"""Who gives an order over the socket: whoever is the federator's user on its machine."""
 _LONGEST_SOCKET = 100  # sun_path holds 108 bytes (unix(7))
 
 
@@ -95,7 +93,7 @@ def status(federation: Federation, live: bool) -> pb.StatusReply:
                     plan=each.assignment.reason if each.assignment else "",
                     down_mbit=down.mbit_s if down else 0.0,
                     up_mbit=up.mbit_s if up else 0.0,
-                    certificate_days=federation.roster.certificates.days(silo.name, silo.serial),
+                    certificate_days=federation.roster.certificates.days(each.name, each.silo.serial),
                 )
             )
         reason = federation.decision.reason if live else "the federator is not running"
@@ -112,5 +110,6 @@ def status(federation: Federation, live: bool) -> pb.StatusReply:
             config_digest=federation.config.digest,
             policy=federation.config.plan,
             plan=current.plan.reason if current else "",
+            audit=outbox.told(federation.database),
             **vars(outlook),
         )

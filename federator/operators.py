@@ -12,9 +12,11 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from feddiff.core.errors import ConfigError, IdentityError
 from feddiff.core.identity import check_name
+from feddiff.federator import outbox
 from feddiff.federator.database import Database
 
 SCHEMA = """
@@ -40,7 +42,7 @@ class Operators:
 
     def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
         self._database, self._clock = database, clock
-        database.define(SCHEMA)
+        database.define(SCHEMA + outbox.SCHEMA)
 
     def issue(self, name: str, days: float) -> str:
         """A new token; an earlier one of that name no longer holds. Raises ConfigError for what is no name."""
@@ -52,6 +54,8 @@ class Operators:
             change.execute(
                 "INSERT OR REPLACE INTO operators VALUES (?, ?, ?, ?)", (name, _digest(token), now, now + days * DAY_S)
             )
+            until = datetime.fromtimestamp(now + days * DAY_S, UTC).isoformat(timespec="seconds")
+            outbox.note(change, "token", by=outbox.console(), operator=name, until=until)
         return token
 
     def check(self, token: str) -> str:
@@ -73,7 +77,10 @@ class Operators:
     def revoke(self, name: str) -> bool:
         """The operator's token no longer holds; False if there was none."""
         with self._database.transaction() as change:
-            return bool(change.execute("DELETE FROM operators WHERE name = ?", (name,)).rowcount)
+            gone = bool(change.execute("DELETE FROM operators WHERE name = ?", (name,)).rowcount)
+            if gone:
+                outbox.note(change, "withdrawn", by=outbox.console(), operator=name)
+            return gone
 
     def all(self) -> list[Operator]:
         """By name; expired ones too."""

@@ -15,6 +15,7 @@ import grpc
 from feddiff.core import pki, wire
 from feddiff.core.errors import FedDiffError, FederatorUnavailable, ProtocolError
 from feddiff.core.transfer import Chunk, Commit, Receiver, Sender, Standing, batches
+from feddiff.silo.heads import Heads
 from feddiff.silo.readings import Reading
 from feddiff.silo.renewal import Renewal
 from feddiff.silo.session import Held, RoundWork, Task
@@ -43,7 +44,7 @@ class Client:
     """A silo's connection. One caller at a time, except ``stop``."""
 
     def __init__(self, address: str, folder: Path) -> None:
-        self._address, self._renewal = address, Renewal(folder)
+        self._address, self._renewal, self._heads = address, Renewal(folder), Heads(folder)
         self.check_dates()
         self._running: Any = None
         self._stopped = threading.Event()
@@ -105,6 +106,7 @@ class Client:
         request = pb.TaskRequest(known_task=known, patience_s=PATIENCE_S, held=_held(held))
         reply = self._ask("GetTask", request, PATIENCE_S + ANSWER_S)
         self._renewal.asked |= reply.renew
+        self._heads.keep(reply.audit)
         if reply.WhichOneof("kind") != "round":
             return Task(reply.id, reply.reason, finished=reply.WhichOneof("kind") == "finished")
         wanted = {each.segment for each in reply.round.up} & set(reply.round.personal)
