@@ -62,6 +62,8 @@ SERVER_OPTIONS = [
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    # A silo that got no CPU for minutes sends the pings of all of them at once; 2, the default, would cut it off.
+    ("grpc.http2.max_ping_strikes", 100),
     ("grpc.so_reuseport", 0),
 ]
 
