@@ -59,7 +59,7 @@ def check_authority(ca: bytes, expected_fingerprint: bytes) -> None:
     if found != expected_fingerprint:
         raise IdentityError(
             f"the CA is {found.hex()[:16]}, the invitation speaks of {expected_fingerprint.hex()[:16]}: "
-            "this is another federation's, or somebody stands in between; or the CA was replaced since: ask for a new one"
+            "this is another federation's, or somebody stands in between; or its CA was replaced: ask for a new one"
         )
 
 

@@ -193,6 +193,8 @@ def raised(error: grpc.RpcError) -> errors.FedDiffError:
             "whoever answers there shows no certificate of this federation's CA, or one outside its dates;"
             f" `feddiff-silo doctor` says which CA it is of ({details[-200:]})"
         )
+    elif "Socket closed" in details:
+        details += "; it may refuse this certificate: its log says so, and `feddiff-silo doctor`"
     return errors.FederatorUnavailable(f"{call.code().name.lower()}: {details}")
 
 

@@ -1,13 +1,15 @@
 """The federation's CA on disk, the one that replaces it for a while, and the server's certificate.
 
     ca.pem ca.key            the CA: its fingerprint is in invitations, it signs the server's certificate
-    next/ca.pem ca.key until while it is replaced: the new CA, which signs silos' certificates already
+    next/ca.pem ca.key until while it is replaced: the new CA, and when this ends at the latest
+    next/signs               the new CA signs silos' certificates
     taken/                   only during the moment in which the new one takes the old one's place
     server.pem server.key    renewed by the daemon
     lifetime                 how long certificates are good, e.g. 30d
 
-While there are two, the federator takes certificates of both, and every silo that renews learns to trust both. So the
-server's can change over to the new CA when all silos have renewed, or when the time is up, and the old CA is gone then.
+While there are two, the federator takes certificates of both, and every silo that renews learns to trust both. When all
+do, the new one signs what silos get (which may show it to each other), and when all have that, the server's certificate
+changes over and the old CA is gone. When the time is up all of this happens at once.
 Nothing here is kept in memory alone: a command that changes these files is heard by the daemon that runs.
 """
 
@@ -71,6 +73,17 @@ class Authority:
         return self.current.certificate + (coming.certificate if coming else b"")
 
     @property
+    def signer(self) -> Signer:
+        """The CA that signs silos' certificates."""
+        coming = self.next
+        return coming if coming and (self._folder / "next" / "signs").exists() else self.current
+
+    @property
+    def stage(self) -> str:
+        """What a silo has of its newest certificate: stands for the CAs that it trusts and the one that signed."""
+        return stage(self.bundle, self.signer.certificate)
+
+    @property
     def server(self) -> tuple[bytes, bytes]:
         """The server's (key, certificate)."""
         return self._read("server.key"), self._read("server.pem")
@@ -105,8 +118,8 @@ class Authority:
     # -- what is done with it
 
     def issue(self, csr: bytes, name: str, signer: Signer | None = None) -> bytes:
-        """A silo's certificate, of the newest CA or this one. Raises IdentityError."""
-        signer = signer or self.next or self.current
+        """A silo's certificate. Raises IdentityError."""
+        signer = signer or self.signer
         now, days = self._clock(), self.lifetime_days
         return pki.issue_client(signer.certificate, signer.key, csr, "silo", name, now, days)
 
@@ -138,6 +151,13 @@ class Authority:
         write_atomic(made / "until", f"{self._clock().timestamp() + within_s:.0f}".encode())
         made.rename(self._folder / "next")
         sync_folder(self._folder)
+
+    def change_signer(self) -> bool:
+        """From now on the new CA signs silos' certificates; False if it does already."""
+        if (self._folder / "next" / "signs").exists():
+            return False
+        write_atomic(self._folder / "next" / "signs", b"")
+        return True
 
     def finish(self) -> None:
         """The new CA takes the old one's place, whose key is deleted. Raises ConfigError if there is none."""
@@ -176,9 +196,10 @@ class Authority:
             raise StoreError(f"{self._folder / name}: {error.strerror}") from None
 
 
-def digest(bundle: bytes) -> str:
-    """What stands for a set of CAs."""
-    return hashlib.sha256(b"".join(sorted(trust.fingerprint(each) for each in trust.split(bundle)))).hexdigest()
+def stage(bundle: bytes, signer: bytes) -> str:
+    """``Authority.stage`` for these CAs."""
+    known = [trust.fingerprint(each) for each in (*trust.split(bundle), signer)]
+    return hashlib.sha256(b"".join(known)).hexdigest()
 
 
 def clock_time(at: float) -> str:

@@ -19,7 +19,7 @@ from feddiff.federator.database import Database
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS certificates (
-  name TEXT NOT NULL, serial TEXT NOT NULL, key TEXT NOT NULL, certificate BLOB NOT NULL, authorities TEXT NOT NULL,
+  name TEXT NOT NULL, serial TEXT NOT NULL, key TEXT NOT NULL, certificate BLOB NOT NULL, stage TEXT NOT NULL,
   expires_at REAL NOT NULL, PRIMARY KEY (name, serial)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS attested (only INTEGER PRIMARY KEY CHECK (only = 1), fingerprints TEXT NOT NULL);
 """
@@ -31,12 +31,12 @@ class Certificates:
 
     def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
         self._database, self._clock = database, clock
-        self.authorities = ""
-        """Digest of the CAs that silos are to trust now, once the daemon has said so."""
+        self.stage = ""
+        """``Authority.stage`` as it is now, once the daemon has said so."""
         database.define(SCHEMA + outbox.SCHEMA)
 
-    def add(self, name: str, key: str, certificate: bytes, authorities: str, counting: str | None) -> None:
-        """Expect a certificate, issued for the public key of this digest, with CAs of this digest.
+    def add(self, name: str, key: str, certificate: bytes, stage: str, counting: str | None) -> None:
+        """Expect a certificate, issued for the public key of this digest, at this ``Authority.stage``.
 
         One that was expected before is not any more; the ``counting`` serial stays."""
         identity = Identity.from_certificate(certificate)
@@ -44,7 +44,7 @@ class Certificates:
             change.execute("DELETE FROM certificates WHERE name = ? AND serial IS NOT ?", (name, counting))
             change.execute(
                 "INSERT INTO certificates VALUES (?, ?, ?, ?, ?, ?)",
-                (name, str(identity.serial), key, certificate, authorities, identity.not_after.timestamp()),
+                (name, str(identity.serial), key, certificate, stage, identity.not_after.timestamp()),
             )
             until = identity.not_after.isoformat(timespec="seconds")
             facts = {"serial": str(identity.serial), "certificate": identity.fingerprint, "key": key, "until": until}
@@ -60,10 +60,10 @@ class Certificates:
                 change.execute("INSERT OR REPLACE INTO attested VALUES (1, ?)", (json.dumps(facts),))
                 outbox.note(change, "certificates", **facts)
 
-    def issued(self, name: str, key: str, authorities: str) -> bytes | None:
+    def issued(self, name: str, key: str, stage: str) -> bytes | None:
         """What was issued for this very key, if it is still good: a repeated question has the same answer."""
-        query = "SELECT certificate FROM certificates WHERE name = ? AND key = ? AND authorities = ? AND expires_at > ?"
-        found = self._database.rows(query, (name, key, authorities, self._clock()))
+        query = "SELECT certificate FROM certificates WHERE name = ? AND key = ? AND stage = ? AND expires_at > ?"
+        found = self._database.rows(query, (name, key, stage, self._clock()))
         return bytes(found[0][0]) if found else None
 
     def expected(self, name: str, serial: str) -> bool:
@@ -87,8 +87,8 @@ class Certificates:
 
     def stale(self, name: str, serial: str) -> bool:
         """Whether a silo came by this certificate before the federation's CAs changed, so that it is to renew it."""
-        if not self.authorities:
+        if not self.stage:
             return False
-        query = "SELECT authorities FROM certificates WHERE name = ? AND serial = ?"
+        query = "SELECT stage FROM certificates WHERE name = ? AND serial = ?"
         found = self._database.rows(query, (name, serial))
-        return not found or found[0][0] != self.authorities
+        return not found or found[0][0] != self.stage

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import grpc
 
-from feddiff.core import wire
+from feddiff.core import tls, wire
 from feddiff.core.config import FederationConfig
 from feddiff.core.errors import ConfigError, FedDiffError, StoreError
 from feddiff.core.store import WeightsReader
@@ -39,7 +39,6 @@ from feddiff.federator.notary import Notary
 from feddiff.federator.publisher import Publisher
 from feddiff.federator.rounds import Decision, decide
 from feddiff.federator.service import FederationService
-from feddiff.federator.tls import server_credentials
 from feddiff.federator.traffic import Traffic
 from feddiff.federator.upkeep import Upkeep
 from feddiff.v1 import enrollment_pb2_grpc, federation_pb2_grpc, operator_pb2_grpc
@@ -121,6 +120,9 @@ class Federator:
         authority.check()
         self._upkeep = Upkeep(authority, federation.roster)
         self._upkeep.look()
+        credentials = tls.server_credentials(
+            lambda: (authority.server, authority.bundle, federation.roster.invitation_certificates())
+        )
         server = grpc.server(
             futures.ThreadPoolExecutor(MAX_THREADS, "rpc"),
             interceptors=[wire.ErrorInterceptor(_refused)],
@@ -129,7 +131,7 @@ class Federator:
         )
         site.check_free(listen)
         try:
-            port = server.add_secure_port(listen, server_credentials(authority, federation.roster))
+            port = server.add_secure_port(listen, credentials)
         except RuntimeError:
             raise ConfigError(f"{listen} cannot be listened on; is the address one of this machine's?") from None
         self.traffic = Traffic(federation.ledger, port, lambda: federation.round.round if federation.round else 0)

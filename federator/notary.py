@@ -93,15 +93,8 @@ class Notary:
         """
         assert self._key is not None
         _cut_torn(file)
+        _found(self._folder, file, self._key)
         known, found = outbox.head(self._database), audit.hash_of(_last(file))
-        if os.fstat(file).st_size == 0:
-            entry = audit.founding(self._key, _clock(datetime.now(UTC)), secrets.token_hex(8), software=SOFTWARE)
-            line = audit.seal(entry, self._key)
-            _write(file, line + b"\n")
-            sync_folder(self._folder)
-            found = audit.hash_of(line)
-            if known == (0, audit.NOTHING):
-                return 1, found
         if found == known[1]:
             return known
         return self._reconciled(file, known, found)
@@ -149,7 +142,9 @@ def attended(folder: Path) -> Iterator[Database]:
 def found(folder: Path) -> str:
     """Make the log and its key, unless they are there; returns the key's fingerprint. Raises StoreError."""
     with _locked(folder) as file:
-        return audit.fingerprint(signing_key(folder, os.fstat(file).st_size > 0).public_key())
+        key = signing_key(folder, os.fstat(file).st_size > 0)
+        _found(folder, file, key)
+        return audit.fingerprint(key.public_key())
 
 
 def signing_key(folder: Path, begun: bool) -> Ed25519PrivateKey:
@@ -191,6 +186,14 @@ def _locked(folder: Path) -> Iterator[int]:
         raise StoreError(f"{folder / LOG}: {error.strerror}") from None
     finally:
         os.close(file)
+
+
+def _found(folder: Path, file: int, key: Ed25519PrivateKey) -> None:
+    """Write the first entry, unless there is one."""
+    if os.fstat(file).st_size == 0:
+        entry = audit.founding(key, _clock(datetime.now(UTC)), secrets.token_hex(8), software=SOFTWARE)
+        _write(file, audit.seal(entry, key) + b"\n")
+        sync_folder(folder)
 
 
 def _write(file: int, data: bytes) -> None:

@@ -227,7 +227,8 @@ class FederationService(federation_pb2_grpc.FederationServicer):
         wanted = self._federation.report(
             silo, request.round, plain(request.phase, 40), request.step, request.steps, metrics
         )
-        reply = pb.ReportReply(abandon=not wanted, reason="" if wanted else self._federation.decision.reason)
+        reason = "" if wanted else self._federation.decision.reason
+        reply = pb.ReportReply(abandon=not wanted, reason=reason, renew=self._federation.roster.stale(silo))
         return self._counted(silo, request, reply)
 
     def Measure(self, request: pb.MeasureRequest, context: grpc.ServicerContext) -> pb.MeasureReply:  # noqa: N802

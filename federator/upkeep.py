@@ -12,7 +12,7 @@ from pathlib import Path
 
 from feddiff.core import trust
 from feddiff.core.errors import FedDiffError, StoreError
-from feddiff.federator.authority import Authority, clock_time, digest
+from feddiff.federator.authority import Authority, clock_time
 from feddiff.federator.roster import Roster
 
 WARN_CA_DAYS = 90.0
@@ -54,7 +54,7 @@ class Upkeep:
                 self._rotate(self._authority.until)
             if self._authority.renew_server():
                 log.info("the server's certificate is renewed: good for %.3g days", self._authority.server_days)
-            self._roster.certificates.authorities = digest(self._authority.bundle)
+            self._roster.certificates.stage = self._authority.stage
             attest(self._authority, self._roster)
             if now >= self._next_warning:
                 self._next_warning = now + WARN_S
@@ -63,13 +63,17 @@ class Upkeep:
             self._say("upkeep", f"certificates cannot be looked after: {error}")
 
     def _rotate(self, until: float) -> None:
-        self._roster.certificates.authorities = digest(self._authority.bundle)
-        waiting = waits_for(self._roster, self._clock())
-        if waiting and self._clock() < until:
+        self._roster.certificates.stage = self._authority.stage
+        now = self._clock()
+        behind, in_time = stale(self._roster), now < until
+        if in_time and (behind or self._authority.change_signer()):
+            return
+        waiting = sorted({*behind, *self._roster.invited(now)})
+        if in_time and waiting:
             return
         self._authority.finish()
         if waiting:
-            log.warning("the time for changing the CA is up; a new invitation is needed by %s", ", ".join(waiting))
+            log.warning("the time for replacing the CA is up; a new invitation is needed by %s", ", ".join(waiting))
         log.warning("the new CA has taken the old one's place")
 
     def _warn(self) -> None:
@@ -99,11 +103,9 @@ def attest(authority: Authority, roster: Roster) -> None:
     roster.certificates.attest(**ours, next=coming.certificate if coming else b"")
 
 
-def waits_for(roster: Roster, now: float) -> list[str]:
-    """Silos that do not know the new CA yet, and names with an invitation that speaks of the old one."""
-    silos = [each for each in roster.silos() if each.evicted is None]
-    stale = [each.name for each in silos if roster.stale(each.name)]
-    return sorted({*stale, *roster.invited(now)})
+def stale(roster: Roster) -> list[str]:
+    """Silos that are in and have yet to renew, because the federation's CAs have changed."""
+    return [each.name for each in roster.silos() if each.evicted is None and roster.stale(each.name)]
 
 
 def rotation(authority: Authority, roster: Roster, now: float) -> str:
@@ -111,11 +113,10 @@ def rotation(authority: Authority, roster: Roster, now: float) -> str:
     until = authority.until
     if until is None:
         return ""
-    roster.certificates.authorities = digest(authority.bundle)
-    waiting = waits_for(roster, now)
-    return f"the CA is being replaced until {clock_time(until)}; " + (
-        f"waiting for {', '.join(waiting)} to learn the new one" if waiting else "all silos know the new one"
-    )
+    roster.certificates.stage = authority.stage
+    waiting = sorted({*stale(roster), *roster.invited(now)})
+    told = f"the CA is being replaced until {clock_time(until)}"
+    return f"{told}; waiting for {', '.join(waiting)} to renew" if waiting else f"{told}; all have renewed"
 
 
 def outlook(folder: Path, roster: Roster) -> Outlook:

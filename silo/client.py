@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 
 from feddiff.core import pki, wire
-from feddiff.core.errors import FedDiffError, FederatorUnavailable, ProtocolError
+from feddiff.core.errors import FedDiffError, FederatorUnavailable, ProtocolError, Revoked
 from feddiff.core.transfer import Chunk, Commit, Receiver, Sender, Standing, batches
 from feddiff.silo.heads import Heads
 from feddiff.silo.readings import Reading
@@ -43,38 +43,46 @@ class Welcome:
 class Client:
     """A silo's connection. One caller at a time, except ``stop``."""
 
-    def __init__(self, address: str, folder: Path) -> None:
-        self._address, self._renewal, self._heads = address, Renewal(folder), Heads(folder)
+    def __init__(self, address: str, folder: Path, renewal: Renewal | None = None) -> None:
+        """``renewal``: of another connection of the same silo, with which this one shares what it shows."""
+        self._address, self.renewal, self._heads = address, renewal or Renewal(folder), Heads(folder)
         self.check_dates()
         self._running: Any = None
         self._stopped = threading.Event()
         self._connect()
 
     def _connect(self) -> None:
-        mine = self._renewal.credentials
+        mine = self._shown = self.renewal.credentials
         credentials = grpc.ssl_channel_credentials(mine.authorities, mine.key, mine.certificate)
         self._channel = grpc.secure_channel(self._address, credentials, wire.CLIENT_OPTIONS)
         self._stub = federation_pb2_grpc.FederationStub(self._channel)
 
     def check_dates(self) -> None:
         """Raises CertificateExpired: what a federator would only answer with a closed socket."""
-        self._renewal.check_dates()
+        self.renewal.check_dates()
 
     def _renew(self) -> None:
-        """Between two calls: renew the certificate if it is time, and go on with the new one."""
-        if not self._renewal.due:
-            return
-        key = pki.make_key()
-        request = enrollment_pb2.RenewRequest(request=pki.request_certificate(key, self._renewal.identity.name))
-        try:
-            reply = self._call(enrollment_pb2_grpc.EnrollmentStub(self._channel).Renew, request, ANSWER_S)
-            self._renewal.replace(key, reply.certificate, reply.authorities)
-        except FedDiffError as error:
-            if not self._stopped.is_set():
-                self._renewal.failed(error)
-            return
-        self._channel.close()
-        self._connect()
+        """Between two calls: renew the certificate if it is time, and go on with the newest."""
+        if self.renewal.due and self.renewal.lock.acquire(blocking=False):
+            key = pki.make_key()
+            request = enrollment_pb2.RenewRequest(request=pki.request_certificate(key, self.renewal.identity.name))
+            try:
+                reply = self._call(enrollment_pb2_grpc.EnrollmentStub(self._channel).Renew, request, ANSWER_S)
+                self.renewal.replace(key, reply.certificate, reply.authorities)
+            except FedDiffError as error:
+                if not self._stopped.is_set():
+                    self.renewal.failed(error)
+            finally:
+                self.renewal.lock.release()
+        if self._shown is not self.renewal.credentials:
+            self._channel.close()
+            self._connect()
+
+    def _raised(self, error: grpc.RpcError) -> FedDiffError:
+        found = wire.raised(error)
+        if isinstance(found, Revoked) and self._shown is not self.renewal.credentials:
+            return FederatorUnavailable("this call came with a certificate that another has replaced just now")
+        return found
 
     def join(
         self,
@@ -105,7 +113,7 @@ class Client:
         Raises ProtocolError for a task that contradicts itself: personal segments are never handed out."""
         request = pb.TaskRequest(known_task=known, patience_s=PATIENCE_S, held=_held(held))
         reply = self._ask("GetTask", request, PATIENCE_S + ANSWER_S)
-        self._renewal.asked |= reply.renew
+        self.renewal.asked |= reply.renew
         self._heads.keep(reply.audit)
         if reply.WhichOneof("kind") != "round":
             return Task(reply.id, reply.reason, finished=reply.WhichOneof("kind") == "finished")
@@ -184,7 +192,9 @@ class Client:
     ) -> bool:
         """Tell progress; False if the round no longer wants this silo's update."""
         request = pb.ReportRequest(round=round, phase=phase, step=step, steps=steps, metrics=dict(metrics or {}))
-        return not self._ask("Report", request, REPORT_S).abandon
+        reply = self._ask("Report", request, REPORT_S)
+        self.renewal.asked |= reply.renew
+        return not reply.abandon
 
     def measure(self, round: int, reading: Reading) -> None:
         """Tell how good the silo's own model of a round is."""
@@ -224,7 +234,7 @@ class Client:
         try:
             return call.result()
         except grpc.RpcError as error:
-            raise wire.raised(error) from None
+            raise self._raised(error) from None
         except grpc.FutureCancelledError:
             raise FederatorUnavailable("this silo is stopping") from None
         finally:
@@ -238,7 +248,7 @@ class Client:
         try:
             yield from call
         except grpc.RpcError as error:
-            raise wire.raised(error) from None
+            raise self._raised(error) from None
         finally:
             self._running = None
             call.cancel()

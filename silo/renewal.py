@@ -7,6 +7,7 @@ one over a new key, between two calls and with the present one; what fails is lo
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -29,10 +30,13 @@ def _now() -> datetime:
 
 
 class Renewal:
-    """A silo's credentials, for as long as its process lives."""
+    """A silo's credentials, for as long as its process lives; shared by all of its connections.
+
+    ``lock`` is for whoever asks for a renewal: one at a time."""
 
     def __init__(self, folder: Path, clock: Callable[[], datetime] = _now) -> None:
         self._folder, self._clock = folder, clock
+        self.lock = threading.Lock()
         self.asked = False
         """Whether the federation wants a renewal now."""
         self._not_before = 0.0

@@ -24,13 +24,13 @@ OUTSIDE = {  # a folder -> what it must not know
     "bench": set[str](),
 }
 SPEAKS_GRPC = {
+    "core/tls.py",
     "core/wire.py",
     "federator/daemon.py",
     "federator/desk.py",
     "federator/enroll.py",
     "federator/operator.py",
     "federator/service.py",
-    "federator/tls.py",
     "silo/client.py",
     "silo/enroll.py",
 }

@@ -14,10 +14,10 @@ from feddiff.core import pki, trust
 from feddiff.core.errors import CertificateExpired, ConfigError
 from feddiff.core.identity import Identity
 from feddiff.federator import site
-from feddiff.federator.authority import Authority, digest
+from feddiff.federator.authority import Authority
 from feddiff.federator.database import Database
 from feddiff.federator.roster import Roster
-from feddiff.federator.upkeep import Upkeep, outlook, waits_for
+from feddiff.federator.upkeep import Upkeep, outlook, stale
 
 LIFE = timedelta(days=30)
 
@@ -84,6 +84,9 @@ def test_while_the_ca_is_replaced_both_are_trusted_and_then_the_new_one_alone(fo
     assert both[0] == old
     assert len(both) == 2
     now = datetime.now(UTC)
+    assert trust.is_signed_by(authority.issue(request(), "hospital-a"), old), "others may not know the new one yet"
+    assert authority.change_signer()
+    assert not other.change_signer()
     later = authority.issue(request(), "hospital-a")
     assert trust.check_signed_by(later, both[1], now).name == "hospital-a"
     assert not authority.renew_server()
@@ -129,7 +132,7 @@ def enrolled(roster: Roster, authority: Authority, name: str) -> None:
     issued = authority.issue(request(), name)
     serial = Identity.from_certificate(issued).serial
     roster.admit(name, serial, 0.0)
-    roster.certificates.add(name, "key", issued, digest(authority.bundle), None)
+    roster.certificates.add(name, "key", issued, authority.stage, None)
 
 
 def test_the_old_ca_goes_when_all_know_the_new_one_or_when_the_time_is_up(folder: Path) -> None:
@@ -141,12 +144,19 @@ def test_the_old_ca_goes_when_all_know_the_new_one_or_when_the_time_is_up(folder
     Upkeep(authority, roster).look()
     assert not roster.stale("hospital-a")
     authority.replace(3600)
+    old = authority.current
     Upkeep(authority, roster).look()
-    assert authority.next is not None
-    assert waits_for(roster, datetime.now(UTC).timestamp()) == ["hospital-a", "hospital-b", "hospital-c"]
-    assert "waiting for hospital-a, hospital-b, hospital-c" in outlook(folder, roster).rotation
+    assert stale(roster) == ["hospital-a", "hospital-b"]
+    assert "waiting for hospital-a, hospital-b, hospital-c to renew" in outlook(folder, roster).rotation
     enrolled(roster, authority, "hospital-a")
     roster.evict("hospital-b", "gone")
+    assert stale(roster) == []
+    assert authority.signer == old
+    Upkeep(authority, roster).look()
+    assert authority.signer == authority.next != old, "now that all know it"
+    Upkeep(authority, roster).look()
+    assert stale(roster) == ["hospital-a"]
+    enrolled(roster, authority, "hospital-a")
     Upkeep(authority, roster).look()
     assert authority.next is not None, "an invitation speaks of the old one"
     assert roster.withdraw("hospital-c")

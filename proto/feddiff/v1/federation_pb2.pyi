@@ -150,12 +150,14 @@ class ReportRequest(_message.Message):
     def __init__(self, round: _Optional[int] = ..., phase: _Optional[str] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class ReportReply(_message.Message):
-    __slots__ = ("abandon", "reason")
+    __slots__ = ("abandon", "reason", "renew")
     ABANDON_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    RENEW_FIELD_NUMBER: _ClassVar[int]
     abandon: bool
     reason: str
-    def __init__(self, abandon: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
+    renew: bool
+    def __init__(self, abandon: _Optional[bool] = ..., reason: _Optional[str] = ..., renew: _Optional[bool] = ...) -> None: ...
 
 class Measured(_message.Message):
     __slots__ = ("metric", "value", "spread", "samples", "reference", "against", "extractor", "digest", "cautions")
