@@ -108,19 +108,21 @@ class Access:
             await send(message)
 
         try:
-            self.check(scope["method"], Headers(scope=scope))
+            self.check(scope["method"], scope["path"], Headers(scope=scope))
         except Refused as error:
             await JSONResponse({"error": error.sentence}, error.status)(scope, receive, sealed)
             return
         await self._app(scope, receive, sealed)
 
-    def check(self, method: str, headers: Headers) -> None:
+    def check(self, method: str, path: str, headers: Headers) -> None:
         """Raises Refused for a request that comes by a wrong name, or from another site's page."""
         host = headers.get("host", "")
         if not self._known(_name(f"//{host}")):
             raise Refused(
                 421, f"this federator is not called {host[:80]!r}; a name of it is given by serve --http-host"
             )
+        if not path.startswith("/api/"):  # holds nothing, and links to it may be anywhere
+            return
         if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
             raise Refused(403, "this was asked by another site's page")
         origin = headers.get("origin")

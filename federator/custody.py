@@ -11,8 +11,8 @@ from feddiff.core.errors import ConfigError, FederatorUnavailable, StoreError
 from feddiff.federator import desk, notary, outbox, site
 from feddiff.federator.authority import DAY_S, Authority
 from feddiff.federator.measure import seconds
-from feddiff.federator.operators import Operators
-from feddiff.federator.orders import CONSOLE, Orders
+from feddiff.federator.operators import CONSOLE, Operators
+from feddiff.federator.orders import Orders
 from feddiff.federator.roster import Roster
 from feddiff.federator.upkeep import attest, rotation
 

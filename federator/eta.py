@@ -39,18 +39,19 @@ def round_end(opened: float, now: float, past: Sequence[float], done: float, wai
     return Estimate(None, "no round has ended yet, and this one has only begun")
 
 
-def all_rounds(round: Estimate, left: int, between: Sequence[float], whole: Sequence[float]) -> Estimate:
+def all_rounds(round: Estimate, now: float, left: int, between: Sequence[float], whole: Sequence[float]) -> Estimate:
     """Of the federation. ``left``: rounds after the one that ends as ``round`` says; ``between``: seconds from close to
     close, ``whole``: from opening to close, both oldest first."""
-    if round.at is None:
-        return round
     if not left:
         return Estimate(round.at, f"this is the last round; {round.reason}")
     last = [*(between or whole)][-LAST:]
     if not last:
         return Estimate(None, f"no round has ended yet, and {_rounds(left)} come after this one")
     each = "with the pauses between them" if between else "so far"
-    return Estimate(round.at + left * fmean(last), f"{_rounds(left)} after this one; {_took(last)} {each}")
+    ending = "" if round.at is not None else ", if that ended now"
+    # To 5 s: a time that moves with every look would only keep the page busy.
+    at = round.at if round.at is not None else 5 * (now // 5 + 1)
+    return Estimate(at + left * fmean(last), f"{_rounds(left)} after this one{ending}; {_took(last)} {each}")
 
 
 def _took(last: Sequence[float]) -> str:

@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from feddiff.core import wire
-from feddiff.federator import eta
+from feddiff.federator import eta, orders
 from feddiff.federator.database import Database
 from feddiff.federator.eta import Estimate
 from feddiff.federator.federation import Federation
 from feddiff.federator.history import WAYS, History, Spent
-from feddiff.federator.orders import given
 from feddiff.federator.outlook import Outlook
 from feddiff.federator.standing import Standing, standings
 
@@ -31,6 +30,7 @@ class Live:
 
     def __init__(self, federation: Federation, database: Database) -> None:
         self._federation, self._database = federation, database
+        database.define(orders.SCHEMA)
         self.history, self._outlook = History(database, federation.layout), Outlook(federation)
 
     def snapshot(self, now: float, clock: float) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class Live:
             "other": {way: history.wire.get(("", way), 0) for way in WAYS},
             "next": self._outlook.tell(),
             "fronts": history.fronts,
-            "orders": [vars(each) for each in given(self._database, ORDERS)],
+            "orders": [vars(each) for each in orders.given(self._database, ORDERS)],
         }
 
     def _ends(
@@ -86,7 +86,7 @@ class Live:
         if paused:
             return ends, Estimate(None, "paused by an operator after this round")
         left = 0 if stopping else federation.config.rounds.count - federation.upcoming
-        return ends, eta.all_rounds(ends, left, between, whole)
+        return ends, eta.all_rounds(ends, now, left, between, whole)
 
     def _row(self, each: Standing, spent: Spent) -> dict[str, Any]:
         history, name = self.history, each.name
@@ -105,6 +105,7 @@ class Live:
             "step": each.step,
             "steps": each.steps,
             "silent": silent,
+            "out": each.out,
             "note": each.note,
             "plan": each.assignment.reason if each.assignment else "",
             "up": list(each.up),

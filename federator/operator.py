@@ -13,7 +13,8 @@ import grpc
 from feddiff.core.store import write_atomic
 from feddiff.federator import outbox, upkeep
 from feddiff.federator.federation import Federation
-from feddiff.federator.orders import CONSOLE, Orders
+from feddiff.federator.operators import CONSOLE
+from feddiff.federator.orders import Orders
 from feddiff.federator.standing import standings
 from feddiff.v1 import operator_pb2 as pb
 from feddiff.v1 import operator_pb2_grpc

@@ -23,6 +23,8 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS operators (
   name TEXT PRIMARY KEY, digest TEXT NOT NULL, issued_at REAL NOT NULL, expires_at REAL NOT NULL) WITHOUT ROWID;
 """
+CONSOLE = "console"
+"""Who orders from the federator's own machine, where only its user can. Nobody else may be called so."""
 PREFIX = "fdo1_"
 MAX_CHARACTERS = 256
 DAY_S = 86400.0
@@ -47,6 +49,10 @@ class Operators:
     def issue(self, name: str, days: float) -> str:
         """A new token; an earlier one of that name no longer holds. Raises ConfigError for what is no name."""
         check_name(name)
+        if name == CONSOLE:
+            raise ConfigError(
+                f"{CONSOLE} stands for the federator's own machine in the audit log; another name is needed"
+            )
         if not 0 < days <= 36_500:
             raise ConfigError(f"an operator's token lasts up to 36500 days, not {days:g}")
         token, now = PREFIX + secrets.token_urlsafe(32), self._clock()

@@ -16,12 +16,11 @@ from feddiff.core.errors import ConfigError, FedDiffError
 from feddiff.federator import outbox
 from feddiff.federator.database import Database
 from feddiff.federator.federation import Federation
+from feddiff.federator.operators import CONSOLE
 
 What = Literal["pause", "resume", "stop", "evict", "reinstate"]
 OF_SILOS: tuple[What, ...] = ("evict", "reinstate")
 """Orders that name a silo."""
-CONSOLE = "console"
-"""Who gives an order over the socket: whoever is the federator's user on its machine."""
 MAX_REASON = 200
 
 SCHEMA = """
@@ -46,8 +45,7 @@ class Order:
 
 
 def given(database: Database, count: int) -> list[Order]:
-    """The newest orders, newest first."""
-    database.define(SCHEMA)
+    """The newest orders, newest first, of a database that has ``SCHEMA``."""
     query = "SELECT at, operator, what, silo, reason, refused FROM orders ORDER BY number DESC LIMIT ?"
     return [Order(*row) for row in database.rows(query, (count,))]
 

@@ -31,6 +31,8 @@ class Standing:
     steps: int
     silent_s: float
     """Seconds since it was last heard; NaN if it was not."""
+    out: bool
+    """Whether the filter keeps it out, until an operator takes it back or its time is over."""
     note: str
     """Why it is evicted, rejected, filtered out, or not in the round; else empty."""
     assignment: Assignment | None
@@ -54,6 +56,7 @@ def standings(federation: Federation, now: float) -> list[Standing]:
     """Of all silos that ever enrolled, by name. ``now`` of ``time.monotonic``."""
     # The questions to the disk first: the lock is for what is in memory.
     silos, notes = federation.roster.silos(), federation.verdicts.notes(federation.upcoming)
+    out = federation.verdicts.out(federation.upcoming)
     last = federation.round
     rejections = federation.journal.rejections(last.round) if last is not None else {}
     with federation.changed:
@@ -77,6 +80,7 @@ def standings(federation: Federation, now: float) -> list[Standing]:
                     step=known.step if known else 0,
                     steps=known.steps if known else 0,
                     silent_s=now - known.heard_at if known else math.nan,
+                    out=name in out,
                     note=silo.evicted or rejections.get(name, "") or notes.get(name, "") or sampled_out,
                     assignment=assigned.get(name),
                     up=assigned[name].up if collecting and name in assigned else (),

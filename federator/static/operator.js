@@ -55,7 +55,14 @@ export function order(what, silo = "") {
   dialog.showModal();
 }
 
-export function showOrders(orders) {
+/** Offer what makes sense now, and tell what was ordered. */
+export function showOrders(live) {
+  const done = live.phase === "finished" || live.stopping;
+  const senseless = { pause: live.paused || done, resume: !live.paused || done, stop: done };
+  for (const [what, hidden] of Object.entries(senseless)) {
+    byId("desk").querySelector(`[data-order=${what}]`).hidden = hidden;
+  }
+  const orders = live.orders;
   const list = byId("orders"), key = JSON.stringify(orders);
   if (list.dataset.key === key) return;
   list.dataset.key = key;

@@ -147,7 +147,7 @@ function show() {
   figures();
   showSilos(live, ordered(), signedIn(), order);
   next();
-  showOrders(live.orders);
+  showOrders(live);
   offer(live);
 }
 

@@ -15,13 +15,21 @@ function make(name, order) {
   const made = { row, cells, said: {} };
   made.note = el("p", { class: "note" });
   made.facts = el("dl", {});
+  made.more = el("button", { type: "button", class: "more", "aria-expanded": "false" }, "more");
+  made.about = el("tr", { class: "about", id: `about-${name}`, hidden: "" });
+  made.more.setAttribute("aria-controls", `about-${name}`);
+  made.more.setAttribute("aria-label", `more about ${name}`);
+  made.more.addEventListener("click", () => {
+    made.about.hidden = !made.about.hidden;
+    made.more.setAttribute("aria-expanded", String(!made.about.hidden));
+  });
   made.evict = el("button", { type: "button" }, "Evict …");
   made.reinstate = el("button", { type: "button" }, "Reinstate …");
   made.evict.addEventListener("click", () => order("evict", name));
   made.reinstate.addEventListener("click", () => order("reinstate", name));
   made.desk = el("div", { class: "fields" }, made.evict, made.reinstate);
-  cells[0].append(el("span", { class: "name" }, name), made.note,
-    el("details", {}, el("summary", {}, "more"), made.facts, made.desk));
+  cells[0].append(el("span", { class: "name" }, name), " ", made.more, made.note);
+  made.about.append(el("td", { colspan: String(COLUMNS.length) }, made.facts, made.desk));
   made.marks = TRUTHS.map((_, at) => {
     const mark = el("span", { class: "mark" });
     cells[at + 1].append(mark);
@@ -48,6 +56,8 @@ function doing(silo) {
   if (!silo.reachable) return silo.samples ? "not here" : "has not joined yet";
   if (silo.committed) return "its update is in";
   if (silo.training && silo.steps) return `training, step ${silo.step} of ${silo.steps}`;
+  // What it said last may be of the round before.
+  if (silo.phase === "done") return silo.planned ? "has yet to begin" : "waits";
   return silo.phase;
 }
 
@@ -85,9 +95,8 @@ function fill(made, silo, live, trail, signedIn) {
     ["sends", silo.up.join(", ")], ["device", silo.device], ["software", silo.software]];
   fresh(made, "facts", facts, () => made.facts.replaceChildren(
     ...facts.filter((fact) => fact[1]).flatMap(([what, text]) => [el("dt", {}, what), el("dd", {}, text)])));
-  made.desk.hidden = !signedIn;
-  made.evict.hidden = !silo.enrolled;
-  made.reinstate.hidden = !silo.enrolled;
+  made.evict.hidden = !signedIn || !silo.enrolled;
+  made.reinstate.hidden = !signedIn || !silo.out;
   // What a glance should catch: another truth, another phase.
   const told = JSON.stringify([TRUTHS.map((truth) => silo[truth]), silo.committed, silo.phase, silo.note]);
   if (made.said.state !== undefined && made.said.state !== told) {
@@ -103,12 +112,19 @@ export function showSilos(live, rounds, signedIn, order) {
   const body = byId("silo-rows");
   byId("no-silos").hidden = live.silos.length > 0;
   const here = new Set(live.silos.map((silo) => silo.name));
-  for (const [name, made] of rows) if (!here.has(name)) { made.row.remove(); rows.delete(name); }
+  for (const [name, made] of rows) if (!here.has(name)) {
+    made.row.remove();
+    made.about.remove();
+    rows.delete(name);
+  }
   live.silos.forEach((silo, at) => {
     if (!rows.has(silo.name)) rows.set(silo.name, make(silo.name, order));
     const made = rows.get(silo.name);
     const trail = rounds.slice(-TRAIL).map((each) => each.losses?.[silo.name]).filter((value) => value !== undefined);
     fill(made, silo, live, trail, signedIn);
-    if (body.children[at] !== made.row) body.insertBefore(made.row, body.children[at] || null);
+    if (body.children[2 * at] !== made.row) {
+      body.insertBefore(made.about, body.children[2 * at] || null);
+      body.insertBefore(made.row, made.about);
+    }
   });
 }

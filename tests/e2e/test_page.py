@@ -159,7 +159,7 @@ def test_everything_is_told_and_goes_on_by_itself(stage: Stage) -> None:
 
 
 def test_only_operators_order_and_each_order_is_noted(stage: Stage) -> None:
-    page, process, hospitals = begun(stage)
+    page, process, _ = begun(stage)
     token = page.token()
     pause = {"what": "pause"}
     assert page.ask("/api/orders", pause).status == 401
@@ -266,7 +266,7 @@ def test_in_a_browser(stage: Stage, browser: Browser, tmp_path: Path) -> None:
 
     # A row for each silo, whose truths change when a round goes on; nothing was loaded anew.
     browser.js("window.mark = 'the same page'")
-    training = "[...document.querySelectorAll('#silo-rows tr')].map(row => row.children[4].innerText.trim()).join()"
+    training = "[...document.querySelectorAll('[data-silo]')].map(row => row.children[4].innerText.trim()).join()"
     browser.until("both train", f"{training} === 'yes,yes'")
     hospitals[0].gate[1].set()
     row = f"document.querySelector('[data-silo={A}]')"
@@ -279,9 +279,9 @@ def test_in_a_browser(stage: Stage, browser: Browser, tmp_path: Path) -> None:
     assert "round" in browser.text("#ends")
 
     # What silos say of themselves is text.
-    browser.js(f"{row}.querySelector('summary').click()")
-    browser.until("the details are there", f"{row}.innerText.includes('GPU <img src=x')")
-    assert browser.js(f"{row}.querySelectorAll('img, script').length") == 0
+    browser.js(f"{row}.querySelector('.more').click()")
+    browser.until("the details are there", f"{row}.nextSibling.innerText.includes('GPU <img src=x')")
+    assert browser.js("document.querySelectorAll('#silo-rows img, #silo-rows script').length") == 0
 
     # Charts, their table and their cursor; the newest grid.
     browser.until("a point is drawn", "document.querySelectorAll('#pareto .dot.best').length === 1")
@@ -321,7 +321,8 @@ def test_in_a_browser(stage: Stage, browser: Browser, tmp_path: Path) -> None:
 
     # Orders: not without a token, not with a wrong one; with one they are carried out, and are noted.
     assert browser.js("document.querySelector('#desk').hidden")
-    order = "fetch('api/orders', {method: 'POST', body: '{\"what\":\"pause\"}', headers: {'Content-Type': 'application/json'}})"
+    headers = "headers: {'Content-Type': 'application/json'}"
+    order = f"fetch('api/orders', {{method: 'POST', body: '{json.dumps({'what': 'pause'})}', {headers}}})"
     assert browser.js(f"{order}.then(reply => reply.status)") == 401
     browser.fill("#token", "fdo1_guess")
     browser.press("Enter")
@@ -335,8 +336,8 @@ def test_in_a_browser(stage: Stage, browser: Browser, tmp_path: Path) -> None:
     browser.until("it is paused", "document.querySelector('#phase').innerText === 'paused'")
     browser.until("it is noted", "document.querySelector('#orders').innerText.includes('anna ordered pause')")
     stage.until("the federation is paused", lambda: stage.opened().journal.fact("paused") == "yes")
-    browser.js(f"document.querySelector('[data-silo={B}] summary').click()")
-    browser.js(f"document.querySelector('[data-silo={B}] button').click()")
+    browser.js(f"document.querySelector('[data-silo={B}] .more').click()")
+    browser.js(f"document.querySelector('#about-{B} button').click()")
     browser.fill("#order-reason", ATTACK)
     browser.js("document.querySelector('#confirm-yes').click()")
     browser.until("it is evicted", f"document.querySelector('[data-silo={B}]').innerText.includes('<script>')")

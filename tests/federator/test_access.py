@@ -12,7 +12,7 @@ from feddiff.federator.access import ADDRESSES, FAILURES, WINDOW_S, Access, Door
 from feddiff.federator.database import Database
 from feddiff.federator.operators import Operators
 
-LOCAL = "127.0.0.1:8080"
+LOCAL, PATH = "127.0.0.1:8080", "/api/orders"
 
 
 async def nothing(*_: object) -> None:
@@ -21,7 +21,7 @@ async def nothing(*_: object) -> None:
 
 @pytest.mark.parametrize("host", [LOCAL, "localhost", "localhost:9999", "[::1]:8080", "127.0.0.1"])
 def test_a_local_page_is_reached_by_local_names(host: str) -> None:
-    Access(nothing, "127.0.0.1").check("GET", Headers({"host": host}))
+    Access(nothing, "127.0.0.1").check("GET", PATH, Headers({"host": host}))
 
 
 @pytest.mark.parametrize(
@@ -29,16 +29,16 @@ def test_a_local_page_is_reached_by_local_names(host: str) -> None:
 )
 def test_not_by_others_which_a_dns_could_point_here(host: str) -> None:
     with pytest.raises(Refused) as caught:
-        Access(nothing, "127.0.0.1").check("GET", Headers({"host": host}))
+        Access(nothing, "127.0.0.1").check("GET", PATH, Headers({"host": host}))
     assert caught.value.status == 421
 
 
 def test_an_open_address_is_reached_by_any_address_and_the_names_that_were_given() -> None:
     access = Access(nothing, "0.0.0.0", ["Page.Example.org"])
     for host in ("192.0.2.7:8080", "page.example.org", "PAGE.example.org:443"):
-        access.check("GET", Headers({"host": host}))
+        access.check("GET", PATH, Headers({"host": host}))
     with pytest.raises(Refused):
-        access.check("GET", Headers({"host": "evil.example"}))
+        access.check("GET", PATH, Headers({"host": "evil.example"}))
 
 
 def test_other_sites_pages_get_nothing() -> None:
@@ -50,7 +50,7 @@ def test_other_sites_pages_get_nothing() -> None:
         {"host": "page.example.org", "origin": "https://page.example.org", "sec-fetch-site": "same-origin"},
         {"host": LOCAL, "sec-fetch-site": "none"},
     ):
-        access.check("POST", Headers({**fine, **json}))
+        access.check("POST", PATH, Headers({**fine, **json}))
     for foreign in (
         {"origin": "https://evil.example"},
         {"origin": "null"},
@@ -60,14 +60,15 @@ def test_other_sites_pages_get_nothing() -> None:
     ):
         for method in ("GET", "POST"):
             with pytest.raises(Refused) as caught:
-                access.check(method, Headers({"host": LOCAL, **foreign, **json}))
+                access.check(method, PATH, Headers({"host": LOCAL, **foreign, **json}))
             assert caught.value.status == 403
+    access.check("GET", "/", Headers({"host": LOCAL, "sec-fetch-site": "cross-site"}))  # by a link on a wiki
 
 
 def test_orders_are_json_which_no_form_can_send() -> None:
     for kind in ("text/plain", "application/x-www-form-urlencoded", ""):
         with pytest.raises(Refused) as caught:
-            Access(nothing, "127.0.0.1").check("POST", Headers({"host": LOCAL, "content-type": kind}))
+            Access(nothing, "127.0.0.1").check("POST", PATH, Headers({"host": LOCAL, "content-type": kind}))
         assert caught.value.status == 415
 
 

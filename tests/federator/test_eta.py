@@ -34,14 +34,19 @@ def test_a_round_that_takes_longer_says_so() -> None:
 
 def test_all_rounds_with_their_pauses() -> None:
     round = Estimate(1000.0, "so")
-    found = all_rounds(round, 4, [200.0, 100.0], [60.0, 60.0, 60.0])
+    found = all_rounds(round, 900.0, 4, [200.0, 100.0], [60.0, 60.0, 60.0])
     assert found == Estimate(
         1600.0, "4 more rounds after this one; rounds took 2 min 30 s on average (last 2) with the pauses between them"
     )
-    assert all_rounds(round, 1, [], [60.0]).at == 1060.0
-    assert all_rounds(round, 0, [200.0], [60.0]) == Estimate(1000.0, "this is the last round; so")
-    assert all_rounds(round, 2, [], []).at is None
-    assert all_rounds(Estimate(None, "why not"), 2, [5.0], [5.0]) == Estimate(None, "why not")
+    assert all_rounds(round, 900.0, 1, [], [60.0]).at == 1060.0
+    assert all_rounds(round, 900.0, 0, [200.0], [60.0]) == Estimate(1000.0, "this is the last round; so")
+    assert all_rounds(round, 900.0, 2, [], []).at is None
+    late = Estimate(None, "longer than before")
+    assert all_rounds(late, 998.0, 2, [5.0], [5.0]) == Estimate(
+        1010.0,
+        "2 more rounds after this one, if that ended now; the round before took 5.0 s with the pauses between them",
+    )
+    assert all_rounds(late, 998.0, 0, [5.0], [5.0]) == Estimate(None, "this is the last round; longer than before")
 
 
 @given(st.floats(0, 1e9), seconds, st.lists(seconds, max_size=2 * LAST), st.floats(0, 1), st.integers(0, 50))
@@ -50,7 +55,7 @@ def test_nothing_ends_before_now_and_all_rounds_after_this_one(
 ) -> None:
     round = round_end(opened, opened + elapsed, past, done, "clinic-a")
     assert round.reason
-    whole = all_rounds(round, left, past, past)
+    whole = all_rounds(round, opened + elapsed, left, past, past)
     if round.at is not None:
         assert round.at >= (opened + elapsed) * (1 - 1e-12)
         assert whole.at is None or whole.at >= round.at
