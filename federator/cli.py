@@ -8,8 +8,12 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from feddiff.core import console
+
+if TYPE_CHECKING:
+    from feddiff.federator.journal import Round
 
 
 def parser() -> argparse.ArgumentParser:
@@ -59,6 +63,14 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--http", metavar="HOST:PORT", help="show a live page to browsers, e.g. 127.0.0.1:8080")
     host_text = "a name under which a proxy serves the page; reading it then needs an operator's token"
     serve.add_argument("--http-host", action="append", default=[], metavar="NAME", help=host_text)
+    serve.add_argument("--metrics", metavar="HOST:PORT", help="tell Prometheus here, e.g. 127.0.0.1:9464")
+    serve.add_argument(
+        "--track",
+        action="append",
+        default=[],
+        metavar="TRACKER",
+        help="tell every round, measurement and grid of samples to tensorboard:FOLDER or mlflow:http://HOST:PORT",
+    )
     serve.add_argument("--verbose", action="store_true")
     for name, text in (
         ("status", "What the federation is doing, and what it waits for."),
@@ -182,7 +194,7 @@ def _run(options: argparse.Namespace) -> int:
 def _serve(options: argparse.Namespace) -> int:
     import signal
     import threading
-    from contextlib import ExitStack
+    from contextlib import nullcontext
 
     from feddiff.core.errors import ConfigError
     from feddiff.federator import handshakes
@@ -192,7 +204,8 @@ def _serve(options: argparse.Namespace) -> int:
     console.many_files()
     console.log_lines(options.verbose)
     from feddiff.core.config import load
-    from feddiff.federator import site
+    from feddiff.core.exposition import Exposition
+    from feddiff.federator import metrics, site, tracking
     from feddiff.federator.daemon import Federator
     from feddiff.federator.progress import round_line
 
@@ -209,6 +222,8 @@ def _serve(options: argparse.Namespace) -> int:
         bound = web.bind(options.http, options.http_host)
     elif options.http_host:
         raise ConfigError("--http-host is of the page, and there is none without --http HOST:PORT")
+    exposition = None if options.metrics is None else Exposition(options.metrics)
+    trackers = {target: tracking.parse(target) for target in options.track}
     given = (options.extractor, options.reference, options.initial, options.pool)
     federator = Federator(folder, config, listen, *given)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -216,10 +231,23 @@ def _serve(options: argparse.Namespace) -> int:
     if stopping.is_set():  # the signal came while the federator was being made
         federator.stop()
     print(f"{config.name}: {config.plan}, {config.rounds.count} rounds, port {federator.port}", flush=True)
-    with ExitStack() as page:
-        if bound is not None:
-            page.enter_context(web.serving(federator.federation, bound, options.http_host))
-        federator.run(lambda closed: print(round_line(federator.federation, closed), flush=True))
+    if exposition is not None:
+        metrics.tell(exposition, federator.federation)
+    tracked = tracking.Tracking(federator.federation, trackers)
+    tracked.start()
+
+    def told(closed: Round) -> None:
+        print(round_line(federator.federation, closed), flush=True)
+        tracked.told(closed)
+
+    page = nullcontext() if bound is None else web.serving(federator.federation, bound, options.http_host)
+    try:
+        with page:
+            federator.run(told)
+    finally:
+        tracked.close()
+        if exposition is not None:
+            exposition.close()
     return 0
 
 

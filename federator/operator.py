@@ -70,10 +70,9 @@ def status(federation: Federation, live: bool) -> pb.StatusReply:
     now, outlook = time.monotonic(), upkeep.outlook(federation.folder, federation.roster)
     with federation.changed:
         current = federation.round
-        metrics = federation.journal.metrics()
         silos = []
         for each in standings(federation, now):
-            losses = [by[each.name]["loss"] for by in metrics.values() if "loss" in by.get(each.name, {})]
+            loss = federation.journal.newest(each.name, "loss")
             down, up = (federation.links.rate(each.name, way) for way in ("down", "up"))
             silos.append(
                 pb.SiloStatus(
@@ -85,7 +84,7 @@ def status(federation: Federation, live: bool) -> pb.StatusReply:
                     phase=each.phase,
                     step=each.step,
                     steps=each.steps,
-                    loss=losses[-1] if losses else math.nan,
+                    loss=math.nan if loss is None else loss,
                     samples=each.silo.samples,
                     silent_s=each.silent_s,
                     committed=each.committed,

@@ -38,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument(
         "--processes", type=int, metavar="N", help="train with so many together (default: one for each GPU, or one)"
     )
+    root.add_argument("--metrics", metavar="HOST:PORT", help="tell Prometheus here, e.g. 127.0.0.1:9465")
     root.add_argument("--verbose", action="store_true")
     state = argparse.ArgumentParser(add_help=False)
     for each in (root, state):
@@ -246,6 +247,7 @@ def _take_part(options: argparse.Namespace) -> int:
         return 0
     name, _ = read_identity(folder)
 
+    from feddiff.silo import metrics
     from feddiff.silo.client import Client
     from feddiff.silo.daemon import Silo
     from feddiff.silo.display import Display
@@ -255,6 +257,7 @@ def _take_part(options: argparse.Namespace) -> int:
     client = Client(options.federator, folder)
     make_learner = partial(ImageLearner, folder=options.data, extractor=options.extractor, processes=options.processes)
     silo = Silo(name, local, client, make_learner, display, options.accept_pool)
+    exposition = None if options.metrics is None else metrics.expose(options.metrics, folder, silo, client)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: silo.stop())
     if stopping.is_set():  # the signal came while the silo was being made
@@ -265,6 +268,8 @@ def _take_part(options: argparse.Namespace) -> int:
             last = "; its last model is the federator's to give (`feddiff-federator export`)"
             print(f"{name}: the federation is finished{last if rules and rules.has_global_model else ''}")
     finally:
+        if exposition is not None:
+            exposition.close()
         display.close()
         client.close()
         local.close()

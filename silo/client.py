@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,10 @@ class Client:
         self.check_dates()
         self._running: Any = None
         self._stopped = threading.Event()
+        self.sent = self.received = 0
+        """Bytes of chunks, as they are compressed."""
+        self.answered_at: float | None = None
+        """When the federator last answered, of ``time.monotonic``."""
         self._connect()
 
     def _connect(self) -> None:
@@ -141,6 +146,7 @@ class Client:
         for message in self._stream("Fetch", request):
             for part in wire.parts_from(message):
                 if isinstance(part, Chunk):
+                    self.received += len(part.payload)
                     receiver.chunk(part)
                 else:
                     receiver.commit(part)
@@ -163,6 +169,7 @@ class Client:
                         return
                     yield wire.parts_to(batch, transfer_pb2.SubmitRequest)
                     for part in batch:
+                        self.sent += len(part.payload) if isinstance(part, Chunk) else 0
                         told(part)
             except (FedDiffError, OSError) as error:  # this is gRPC's thread: hand it to the caller's
                 failed.append(error)
@@ -232,7 +239,9 @@ class Client:
         self._running = call = method.future(request, timeout=timeout, compression=grpc.Compression.Gzip)
         self._cancel_if_stopped(call)
         try:
-            return call.result()
+            reply = call.result()
+            self.answered_at = time.monotonic()
+            return reply
         except grpc.RpcError as error:
             raise self._raised(error) from None
         except grpc.FutureCancelledError:
@@ -246,7 +255,9 @@ class Client:
         self._running = call = getattr(self._stub, method)(request)
         self._cancel_if_stopped(call)
         try:
-            yield from call
+            for reply in call:
+                self.answered_at = time.monotonic()
+                yield reply
         except grpc.RpcError as error:
             raise self._raised(error) from None
         finally:

@@ -29,6 +29,7 @@ SPEAKS_GRPC = {
     "federator/daemon.py",
     "federator/desk.py",
     "federator/enroll.py",
+    "federator/metrics.py",
     "federator/operator.py",
     "federator/service.py",
     "silo/client.py",

@@ -55,7 +55,7 @@ function doing(silo) {
   if (silo.silent !== null) return `not heard for ${span(silo.silent)}`;
   if (!silo.reachable) return silo.samples ? "not here" : "has not joined yet";
   if (silo.committed) return "its update is in";
-  if (silo.training && silo.steps) return `training, step ${silo.step} of ${silo.steps}`;
+  if (silo.training && silo.steps) return `training, step ${silo.step}/${silo.steps}`;
   // What it said last may be of the round before.
   if (silo.phase === "done") return silo.planned ? "has yet to begin" : "waits";
   return silo.phase;

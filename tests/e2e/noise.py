@@ -1,7 +1,8 @@
 """A silo without torch: every production class of the silo's daemon, and a learner that adds seeded noise.
 
-``python noise.py STATE HOST:PORT --samples N --digest D [--seconds S]`` is such a silo as a process of its own; it logs
-like ``feddiff-silo``. A silo that is enrolled already, for the token is given to ``feddiff-silo join``.
+``python noise.py STATE HOST:PORT --samples N --digest D [--seconds S] [--metrics HOST:PORT]`` is such a silo as a
+process of its own; it logs like ``feddiff-silo``. A silo that is enrolled already, for the token is given to
+``feddiff-silo join``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 from feddiff.core import console
 from feddiff.core.images import Images
 from feddiff.core.segments import F32
+from feddiff.silo import metrics
 from feddiff.silo.client import Client
 from feddiff.silo.daemon import Silo
 from feddiff.silo.display import Display
@@ -68,6 +70,7 @@ def main() -> int:
     parser.add_argument("--digest", required=True)
     parser.add_argument("--accept-pool", action="store_true")
     parser.add_argument("--seconds", type=float, default=0.0, help="how long each training takes")
+    parser.add_argument("--metrics", help="HOST:PORT, as of feddiff-silo")
     options = parser.parse_args()
     console.log_lines(verbose=False)
 
@@ -77,7 +80,10 @@ def main() -> int:
         learner = Noise(options.samples, options.digest, lambda _: time.sleep(options.seconds))
         silo = Silo(name, Local(options.state), client, lambda _: learner, Display(bars=False), options.accept_pool)
         signal.signal(signal.SIGTERM, lambda *_: silo.stop())
+        exposition = metrics.expose(options.metrics, options.state, silo, client) if options.metrics else None
         silo.run()
+        if exposition is not None:
+            exposition.close()
         client.close()
         return 0
 

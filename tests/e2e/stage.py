@@ -252,12 +252,12 @@ class Stage:
         found = self.hospitals[name] = Hospital(self, name, samples)
         return found
 
-    def noise(self, name: str, samples: int = 1, seconds: float = 0.0) -> Process:
+    def noise(self, name: str, samples: int = 1, seconds: float = 0.0, *more: str) -> Process:
         """A silo without torch as a process."""
         state = self.enrol(name)
         script = str(Path(__file__).with_name("noise.py"))
         options = ("--samples", str(samples), "--digest", self.layout.digest, "--seconds", str(seconds))
-        return self.run(name, script, str(state), self.address, *options)
+        return self.run(name, script, str(state), self.address, *options, *more)
 
     def call(self, module: str, *arguments: str, env: Mapping[str, str] | None = None) -> SimpleNamespace:
         """A command to its end: code, out, err."""
