@@ -72,6 +72,12 @@ def parser() -> argparse.ArgumentParser:
         help="tell every round, measurement and grid of samples to tensorboard:FOLDER or mlflow:http://HOST:PORT",
     )
     serve.add_argument("--verbose", action="store_true")
+    doctor = add("doctor", "Say what is wrong with this federator, and what to do. Give it what `serve` is given.")
+    doctor.add_argument("--listen", default="", metavar="HOST:PORT", help="as for serve")
+    doctor.add_argument("--extractor", type=Path, metavar="FILE", help="as for serve")
+    doctor.add_argument("--reference", type=Path, metavar="FOLDER", help="as for serve")
+    doctor.add_argument("--pool", type=Path, metavar="FOLDER", help="as for serve")
+    doctor.add_argument("--json", action="store_true", help="findings as JSON")
     for name, text in (
         ("status", "What the federation is doing, and what it waits for."),
         ("ledger", "What every round cost: one row per round, silo, segment and direction."),
@@ -168,6 +174,14 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     if options.command == "serve":
         return _serve(options)
+    if options.command == "doctor":
+        from feddiff.core import finding
+        from feddiff.core.wire import SOFTWARE
+        from feddiff.federator import doctor
+
+        given = (options.extractor, options.reference, options.pool)
+        patient = doctor.Patient(options.config, options.listen, *given)
+        return finding.tell(doctor.examine(patient), SOFTWARE, options.json)
     from feddiff.federator import desk
 
     if options.command in ("pause", "resume", "stop", "reinstate"):

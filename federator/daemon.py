@@ -36,12 +36,13 @@ from feddiff.federator.intake import Intake
 from feddiff.federator.journal import Journal, Round
 from feddiff.federator.lookout import look, untold
 from feddiff.federator.notary import Notary
+from feddiff.federator.probe import ProbeService
 from feddiff.federator.publisher import Publisher
 from feddiff.federator.rounds import Decision, decide
 from feddiff.federator.service import FederationService
 from feddiff.federator.traffic import Traffic
 from feddiff.federator.upkeep import Upkeep
-from feddiff.v1 import enrollment_pb2_grpc, federation_pb2_grpc, operator_pb2_grpc
+from feddiff.v1 import enrollment_pb2_grpc, federation_pb2_grpc, operator_pb2_grpc, probe_pb2_grpc
 
 MAX_THREADS = 256
 FAREWELL_S = 90.0
@@ -141,6 +142,7 @@ class Federator:
         enrollment_pb2_grpc.add_EnrollmentServicer_to_server(
             EnrollmentService(federation.roster, federation.config.name, authority), server
         )
+        probe_pb2_grpc.add_ProbeServicer_to_server(ProbeService(federation, self.traffic, authority), server)
         wire.add_health(server)
         server.start()
         self._servers.append(server)

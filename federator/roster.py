@@ -72,6 +72,23 @@ class Roster:
         broken handshake; what they may do is decided by ``enroll``."""
         return [bytes(row[0]) for row in self._database.rows("SELECT certificate FROM invitations ORDER BY name")]
 
+    def invitations(self) -> list[tuple[str, float, bool]]:
+        """(silo, when it ends in seconds since 1970, whether it is spent) of all, by name."""
+        rows = self._database.rows("SELECT name, expires_at, spent_by FROM invitations ORDER BY name")
+        return [(str(name), float(ends), spent is not None) for name, ends, spent in rows]
+
+    def check_invitation(self, name: str, fingerprint: str, now: float) -> float:
+        """When an invitation ends that can still be spent. Raises InvitationSpent, as ``enroll`` would."""
+        query = "SELECT fingerprint, expires_at, spent_by FROM invitations WHERE name = ?"
+        found = self._database.rows(query, (name,))
+        if not found or found[0][0] != fingerprint:
+            raise InvitationSpent(f"{name} has no such invitation; ask the federation for a new one")
+        if found[0][2] is not None:
+            raise InvitationSpent(f"{name} has enrolled with it already; ask the federation for a new one")
+        if found[0][1] <= now:
+            raise InvitationSpent(f"the invitation of {name} has expired; ask the federation for a new one")
+        return float(found[0][1])
+
     def invited(self, now: float) -> list[str]:
         """Names with an invitation that may still be used."""
         query = "SELECT name FROM invitations WHERE spent_by IS NULL AND expires_at > ? ORDER BY name"

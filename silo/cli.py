@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 
 from feddiff.core import console
+from feddiff.silo import checkup
+from feddiff.silo.source import Source, add_options
 
 
 def parser() -> argparse.ArgumentParser:
@@ -40,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     )
     root.add_argument("--metrics", metavar="HOST:PORT", help="tell Prometheus here, e.g. 127.0.0.1:9465")
     root.add_argument("--verbose", action="store_true")
+    add_options(root)
     state = argparse.ArgumentParser(add_help=False)
     for each in (root, state):
         each.add_argument(
@@ -88,6 +91,7 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--steps", type=int, default=50)
             command.add_argument("--seed", type=int, default=0)
             command.add_argument("--scale", type=int, default=1, help="enlarge each pixel")
+            add_options(command, command=True, labels=False)
         else:
             command.add_argument("folder", type=Path)
     personal = commands.add_parser(
@@ -112,6 +116,8 @@ def parser() -> argparse.ArgumentParser:
     which.add_argument("--frozen", type=int, default=0, metavar="N", help="train all but the first N segments")
     personal.add_argument("--epochs", type=int, default=10, help="over the images (default: 10)")
     personal.add_argument("--learning-rate", type=float, help="default: the federation's")
+    add_options(personal, command=True)
+    checkup.add(commands, state)
     return root
 
 
@@ -151,6 +157,8 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     if options.command == "personalise":
         return _personalise(options)
+    if options.command == "doctor":
+        return checkup.run(options, partial(_state, options))
     return _take_part(options)
 
 
@@ -173,7 +181,8 @@ def _personalise(options: argparse.Namespace) -> int:
     console.log_lines(options.verbose)
     state = _state(options, options.federator)
     chosen = Chosen(options.segments, options.frozen, options.epochs, options.learning_rate)
-    personalise(state, options.data, options.out, chosen, lambda line: print(line, flush=True), options.published)
+    data = Source.chosen(options.data, options)
+    personalise(state, data, options.out, chosen, lambda line: print(line, flush=True), options.published)
     return 0
 
 
@@ -185,7 +194,8 @@ def _sample(folder: Path, options: argparse.Namespace) -> str:
     labels = None if options.labels is None else [each.strip() for each in options.labels.split(",")]
     if not options.out.suffix:
         how = synthetic.Drawing(options.steps, options.seed, options.guidance)
-        return synthetic.draw(folder, options.out, options.count, how, labels, options.balance)
+        data = None if options.balance is None else Source.chosen(options.balance, options)
+        return synthetic.draw(folder, options.out, options.count, how, labels, data)
     if options.balance is not None:
         raise ConfigError(f"--balance draws images to train on; give a folder's name instead of --out {options.out}")
     count = 64 if options.count is None else options.count
@@ -225,13 +235,16 @@ def _take_part(options: argparse.Namespace) -> int:
     from feddiff.core.errors import DataError
     from feddiff.core.identity import Invitation, parse_address
     from feddiff.silo import enroll
-    from feddiff.silo.local import Local, read_identity
+    from feddiff.silo.collection import check
+    from feddiff.silo.local import DECODED, Local, read_identity
 
     parse_address(options.federator)
     if not options.data.is_dir():
         raise DataError(f"{options.data} is not a folder; --data needs the folder that holds the images")
     folder = _state(options, options.federator)
     _check_apart(folder, options.data)
+    data = Source.chosen(options.data, options)
+    check(data)
     invitation = None if options.join is None else Invitation.parse(options.join)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -255,7 +268,13 @@ def _take_part(options: argparse.Namespace) -> int:
 
     display = Display()
     client = Client(options.federator, folder)
-    make_learner = partial(ImageLearner, folder=options.data, extractor=options.extractor, processes=options.processes)
+    make_learner = partial(
+        ImageLearner,
+        data=data,
+        extractor=options.extractor,
+        processes=options.processes,
+        cache=folder / DECODED,
+    )
     silo = Silo(name, local, client, make_learner, display, options.accept_pool)
     exposition = None if options.metrics is None else metrics.expose(options.metrics, folder, silo, client)
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -8,6 +8,7 @@
     inbox/ outbox/                        transfers
     measured.json measured.png features/  the quality of the last trained model, and what it is measured with
     pool/DIGEST.images                    public images that the federator gave
+    decoded/slices.db                     what scanners' files were decoded to (silo/cache.py); may be deleted
 
 Each file appears by one rename, so a kill at any moment leaves the state before or after, never between.
 """
@@ -35,6 +36,8 @@ from feddiff.silo.pooled import Pooled
 from feddiff.silo.readings import Readings
 from feddiff.silo.session import Held, Progress, RoundWork
 from feddiff.silo.trained import Trained
+
+DECODED = "decoded"
 
 
 class Local:

@@ -28,11 +28,12 @@ from feddiff.core.segments import F32, Layout
 from feddiff.core.sharing import share, stays
 from feddiff.silo.display import Display
 from feddiff.silo.learner import training_seed
-from feddiff.silo.local import Local
+from feddiff.silo.local import DECODED, Local
 from feddiff.silo.session import RoundWork
 
 if TYPE_CHECKING:
     from feddiff.core.images import Images
+    from feddiff.silo.source import Source
     from feddiff.silo.trainer import Progress
 
 HELD_OUT = 10
@@ -68,7 +69,7 @@ class Chosen:
 
 def personalise(
     state: Path,
-    data: Path,
+    data: Source | Path,
     out: Path,
     chosen: Chosen,
     told: Callable[[str], None],
@@ -99,9 +100,9 @@ def _make(
 ) -> None:
     """``personalise`` in ``place``, which is this process's alone."""
     from feddiff.core import network
-    from feddiff.core.images import read_images
     from feddiff.core.published import read_published
     from feddiff.core.validation import validation_loss
+    from feddiff.silo.collection import collect
     from feddiff.silo.trainer import train
 
     with contextlib.closing(Local(state)) as local:  # not beside a daemon, which may replace what is read
@@ -114,7 +115,7 @@ def _make(
             begun = layout.scatter(vectors)
         else:
             begun, whence = read_published(published, federation), str(published)
-    training, held_out = _split(read_images(data, rules), rules.seed)
+    training, held_out = _split(collect(data, rules, state / DECODED).images, rules.seed)
     fixed = share(layout, "full", frozen=rules.frozen).frozen
     free = [each for each in layout.segments if each.name not in fixed]
     told(f"begins with {whence}")

@@ -31,9 +31,11 @@ SPEAKS_GRPC = {
     "federator/enroll.py",
     "federator/metrics.py",
     "federator/operator.py",
+    "federator/probe.py",
     "federator/service.py",
     "silo/client.py",
     "silo/enroll.py",
+    "silo/probe.py",
 }
 PURE = {
     "core/segments.py",
@@ -47,7 +49,7 @@ PURE = {
     "silo/schedule.py",
     "silo/session.py",
 }
-HEAVY = {"torch", "diffusers", "sklearn", "matplotlib"}
+HEAVY = {"torch", "diffusers", "sklearn", "matplotlib", "pydicom", "nibabel"}
 HEAVY_MODULES = {
     "core/dcgan.py",
     "core/denoising.py",
