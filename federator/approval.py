@@ -10,7 +10,7 @@ from feddiff.core import grant, pki, trust
 from feddiff.core.errors import ConfigError, IdentityError, StoreError
 from feddiff.core.identity import Identity
 from feddiff.core.store import write_atomic
-from feddiff.federator import notary, site
+from feddiff.federator import notary, outbox, site
 from feddiff.federator.authority import Authority, stage
 from feddiff.federator.operators import Operators
 from feddiff.federator.roster import Roster
@@ -68,7 +68,8 @@ def _certificate(roster: Roster, authority: Authority, request: grant.Request, k
     if before is not None and known is not None:
         return before
     issued = authority.issue(request.request.encode(), name, ca)
-    with roster.together():
+    with roster.together() as change:
+        outbox.note(change, "order", by=outbox.console(), what="approve", silo=name)
         if known is None:
             roster.admit(name, Identity.from_certificate(issued).serial, time.time())
         roster.certificates.add(name, key, issued, alone, known.serial if known else None)

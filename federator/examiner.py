@@ -34,7 +34,8 @@ def verify(config: Path, file: Path | None, key: str | None, expected: str | Non
     beside = path.resolve().parent
     wanted = _digits(key, "--key") if key else _public(beside / PUBLIC)
     # Asked before the file is read: what is written meanwhile is more than this, never less.
-    head, waiting = _database(beside / "federation.db")
+    database = _database(beside / "federation.db")
+    head, waiting = database or ("", 0)
     noted = [head] if head else []
     if expected:
         noted.append(_digits(expected, "--expect"))
@@ -46,6 +47,10 @@ def verify(config: Path, file: Path | None, key: str | None, expected: str | Non
         f"key:  {found.key}" + ("" if wanted else "  (compare it with the one that the federation told)"),
     ]
     told += [f"entry {each}: the database was put back to an older state before it" for each in found.restored]
+    if database is None and not expected:
+        told.append(
+            "no database beside it to ask for the last entry: whether the tail was cut off, --expect HASH tells"
+        )
     if waiting:
         told.append(f"{waiting} more are on record in the database and will be written by the next command or `serve`")
     return "\n".join(told)
@@ -112,16 +117,14 @@ def _public(path: Path) -> str | None:
     return audit.fingerprint(key)
 
 
-def _database(path: Path) -> tuple[str, int]:
-    """What the database beside the log knows: the last head, and how many events wait. Nothing without any."""
-    if not path.exists():
-        return "", 0
+def _database(path: Path) -> tuple[str, int] | None:
+    """What the database beside the log knows: the last head, and how many events wait. None if it cannot be asked."""
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=30)) as database:
             heads = database.execute("SELECT hash FROM audited").fetchall()
             waiting = database.execute("SELECT count(*) FROM outbox").fetchone()[0]
     except sqlite3.Error:
-        return "", 0
+        return None
     return str(heads[0][0]) if heads else "", int(waiting)
 
 

@@ -205,6 +205,16 @@ class TestTampering:
         assert entries(folder)[-1]["kind"] == "lost"
         assert entries(folder)[-1]["facts"] == {"entries": 4, "head": head}
 
+    def test_a_cut_tail_of_a_federator_that_does_not_run(self, folder: Path, database: Database) -> None:
+        database.close()
+        assert {path.name for path in folder.glob("federation.db*")} == {"federation.db"}
+        assert "no database" not in verify(folder)
+        self.cut(folder, 3)
+        with pytest.raises(AuditError, match="after line 3: truncated or rewritten"):
+            verify(folder)
+        (folder / "federation.db").unlink()
+        assert "whether the tail was cut off, --expect HASH tells" in verify(folder)
+
     def test_a_deleted_file(self, folder: Path, database: Database) -> None:
         (folder / notary.LOG).unlink()
         with pytest.raises(StoreError, match="No such file"):
