@@ -61,8 +61,8 @@ def check_history(stage: Stage) -> list[dict[str, Any]]:
     assert {(each["round"], each["silo"]): (each["segments"], each["digest"]) for each in updates} == whole
     published = of(entries, "published")
     assert [each["round"] for each in published] == [0, *(each.round for each in rounds if each.closed_at)]
-    for each in published:
-        for segment, made in each["versions"].items():
+    for entry in published:
+        for segment, made in entry["versions"].items():
             digest = hashlib.sha256(stage.published(segment, made["version"]).tobytes()).hexdigest()
             assert made["digest"] == digest
     assert [tuple(each["silos"]) for each in published[1:]] == [each.silos for each in rounds if each.closed_at]
