@@ -30,7 +30,7 @@ NOTHING = "0" * 64
 FOUNDED = "founded"
 """The kind of the first entry, whose facts hold the public key, raw, hexadecimal."""
 _CONTEXT = b"feddiff audit entry\n"
-_HASH = re.compile("[0-9a-f]{64}")
+_HASH, _SIGNATURE = re.compile("[0-9a-f]{64}"), re.compile("[0-9a-f]{128}")
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,8 @@ def parse(line: bytes) -> tuple[Entry, bytes]:
         texts = (entry.at, entry.id, entry.kind, entry.key, entry.previous, signature)
         if not whole or not all(isinstance(each, str) for each in texts) or not _HASH.fullmatch(entry.previous):
             raise ValueError
-        if canonical({**found, "signature": signature}) != line:
+        # Of the signature nothing else is signed: there must be one way to write it.
+        if not _SIGNATURE.fullmatch(signature) or canonical({**found, "signature": signature}) != line:
             raise ValueError
         return entry, bytes.fromhex(signature)
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError):

@@ -137,6 +137,13 @@ def test_other_bytes_for_the_same_entry_are_garbage() -> None:
     assert flaw([*lines[:2], spaced]).startswith("line 3: garbage: ")
 
 
+def test_a_signature_is_written_in_one_way() -> None:
+    lines = chain(3)
+    signature = json.loads(lines[2])["signature"]
+    lines[2] = changed(lines[2], signature, signature.upper())
+    assert flaw(lines).startswith("line 3: garbage: ")
+
+
 def test_a_line_without_bound_is_not_taken() -> None:
     assert flaw([*chain(2), b"x" * (audit.MAX_LINE + 1)]) == "line 3: garbage: the line is too long"
 
