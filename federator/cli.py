@@ -72,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
         help="tell every round, measurement and grid of samples to tensorboard:FOLDER or mlflow:http://HOST:PORT",
     )
     serve.add_argument("--verbose", action="store_true")
+    serve.add_argument("--log", choices=("text", "json"), default="text", help="how log lines look (default: text)")
     doctor = add("doctor", "Say what is wrong with this federator, and what to do. Give it what `serve` is given.")
     doctor.add_argument("--listen", default="", metavar="HOST:PORT", help="as for serve")
     doctor.add_argument("--extractor", type=Path, metavar="FILE", help="as for serve")
@@ -216,7 +217,7 @@ def _serve(options: argparse.Namespace) -> int:
     handshakes.watch()
     console.one_heap()
     console.many_files()
-    console.log_lines(options.verbose)
+    console.log_lines(options.verbose, options.log)
     from feddiff.core.config import load
     from feddiff.core.exposition import Exposition
     from feddiff.federator import metrics, site, tracking

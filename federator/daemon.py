@@ -20,7 +20,7 @@ from pathlib import Path
 
 import grpc
 
-from feddiff.core import tls, wire
+from feddiff.core import notify, state, tls, wire
 from feddiff.core.config import FederationConfig
 from feddiff.core.errors import ConfigError, FedDiffError, StoreError
 from feddiff.core.store import WeightsReader
@@ -103,6 +103,7 @@ class Federator:
         check(config, extractor, reference)
         warmup.check(config, pool)
         self._lock = _lock(folder)
+        state.mark(folder)
         self.federation = open_federation(folder, config, initial)
         self._gauging = Gauging(self.federation, extractor, reference)
         self._publisher, self._notary = Publisher(self.federation), Notary(folder, self.federation.database)
@@ -161,6 +162,7 @@ class Federator:
 
     def stop(self) -> None:
         """Ask ``run`` to return; safe in a signal handler."""
+        notify.stopping("told to stop")
         self._stop.set()
 
     def run(self, told: Callable[[Round], None] = lambda _: None) -> bool:
@@ -169,6 +171,7 @@ class Federator:
         flusher.start()
         try:
             self._gauging.start()
+            notify.ready(f"port {self.port}")
             while not self._stop.is_set():
                 if self._step(told):
                     self._farewell()
@@ -188,9 +191,11 @@ class Federator:
 
     def _step(self, told: Callable[[Round], None]) -> bool:
         federation = self.federation
+        notify.alive()
         decision = decide(time.monotonic(), look(federation, time.monotonic()), federation.config.rounds)
         decision = self._warmup.before(decision)
         if decision.reason != federation.decision.reason or decision.action != "wait":
+            notify.status(decision.reason)
             # Countdowns change every second; the log tells the first of them.
             quiet = (
                 decision.action == "wait" and federation.decision.reason.split(" s ")[0][:24] == decision.reason[:24]
@@ -248,6 +253,7 @@ class Federator:
         log.info("finished: %s", federation.decision.reason)
         with federation.changed:
             while time.monotonic() < until and not self._stop.is_set():
+                notify.alive()
                 waiting = untold(federation, time.monotonic())
                 if not waiting:
                     break

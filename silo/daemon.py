@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from feddiff.core import console
+from feddiff.core import console, notify
 from feddiff.core.config import FederationConfig
 from feddiff.core.errors import (
     FederatorUnavailable,
@@ -72,6 +72,7 @@ class Silo:
 
     def stop(self) -> None:
         """Make ``run`` return within seconds. Safe in a signal handler."""
+        notify.stopping("told to stop")
         self._stopping.set()
         self._client.stop()
 
@@ -81,7 +82,9 @@ class Silo:
         Raises IdentityError, ConfigError, ProtocolError, DataError, StoreError: what a person must act on.
         """
         joined, known = False, ""
+        notify.ready("calling the federator")
         while not self._stopping.is_set():
+            notify.alive()
             try:
                 if not joined:
                     self._join()
@@ -91,6 +94,7 @@ class Silo:
                 self._failures = 0
                 if task.id != known:
                     log.info("task %s: %s", task.id, task.reason)
+                    notify.status(task.reason)
                 known = task.id if task.work is None else ""
                 if task.finished:
                     return True
@@ -262,4 +266,5 @@ class Silo:
         self.doing.phase = "retrying"
         if why and not self._stopping.is_set():
             log.warning("%s; next try in %.0f s", why, pause)
+            notify.status(why)
         self._stopping.wait(pause)
