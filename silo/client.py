@@ -16,6 +16,7 @@ import grpc
 from feddiff.core import pki, wire
 from feddiff.core.errors import FedDiffError, FederatorUnavailable, ProtocolError, Revoked
 from feddiff.core.transfer import Chunk, Commit, Receiver, Sender, Standing, batches
+from feddiff.silo.heads import Heads
 from feddiff.silo.readings import Reading
 from feddiff.silo.renewal import Renewal
 from feddiff.silo.session import Held, RoundWork, Task
@@ -47,7 +48,7 @@ class Client:
 
     def __init__(self, address: str, folder: Path, renewal: Renewal | None = None) -> None:
         """``renewal``: of another connection of the same silo, with which this one shares what it shows."""
-        self._address, self.renewal = address, renewal or Renewal(folder)
+        self._address, self.renewal, self._heads = address, renewal or Renewal(folder), Heads(folder)
         self.check_dates()
         self._running: Any = None
         self._stopped = threading.Event()
@@ -120,6 +121,7 @@ class Client:
         request = pb.TaskRequest(known_task=known, patience_s=PATIENCE_S, held=_held(held))
         reply = self._ask("GetTask", request, PATIENCE_S + ANSWER_S)
         self.renewal.asked |= reply.renew
+        self._heads.keep(reply.audit)
         if reply.WhichOneof("kind") != "round":
             return Task(reply.id, reply.reason, finished=reply.WhichOneof("kind") == "finished")
         wanted = {each.segment for each in reply.round.up} & set(reply.round.personal)

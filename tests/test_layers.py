@@ -40,6 +40,7 @@ SPEAKS_GRPC = {
 PURE = {
     "core/segments.py",
     "core/transfer.py",
+    "federator/audit.py",
     "federator/budget.py",
     "federator/eta.py",
     "federator/planner.py",

@@ -40,7 +40,7 @@ from feddiff.silo.local import Local
 from feddiff.v1 import federation_pb2_grpc
 
 FEDERATOR, SILO = "feddiff.federator.cli", "feddiff.silo.cli"
-PATIENCE_S = 90.0
+PATIENCE_S = 240.0
 SEED = 5
 PARTS = {
     "conv_in.weight": 700,

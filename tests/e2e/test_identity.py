@@ -26,7 +26,7 @@ def answer(channel: grpc.Channel) -> FedDiffError:
     """The error that a Join meets, as the silo's client would raise it."""
     stub = federation_pb2_grpc.FederationStub(channel)
     with pytest.raises(grpc.RpcError) as caught:
-        stub.Join(pb.JoinRequest(protocol=wire.PROTOCOL, samples=1), timeout=10)
+        stub.Join(pb.JoinRequest(protocol=wire.PROTOCOL, samples=1), timeout=90)
     return wire.raised(caught.value)
 
 
@@ -38,7 +38,7 @@ def test_strangers_get_nothing(stage: Stage) -> None:
     stage.enrol("hospital-a")
 
     def logged(sentence: str) -> None:
-        stage.until(f"the log says {sentence!r}", lambda: re.search(sentence, server.told()), seconds=10)
+        stage.until(f"the log says {sentence!r}", lambda: re.search(sentence, server.told()))
 
     assert isinstance(answer(stage.secured(ca, None, None)), FederatorUnavailable)
     logged("refused a connection: the client shows no certificate")
@@ -82,7 +82,7 @@ def test_an_invitation_gives_its_own_name_once(stage: Stage) -> None:
     def refusal(name: str) -> FedDiffError:
         request = enrollment_pb2.EnrollRequest(name=name, request=pki.request_certificate(pki.make_key(), name))
         with pytest.raises(grpc.RpcError) as caught:
-            enrollment.Enroll(request, timeout=10)
+            enrollment.Enroll(request, timeout=90)
         return wire.raised(caught.value)
 
     assert "the invitation is for 'hospital-a', not for 'hospital-b'" in str(refusal("hospital-b"))
@@ -93,7 +93,7 @@ def test_an_invitation_gives_its_own_name_once(stage: Stage) -> None:
     # A silo's certificate enrols nobody.
     silo = enrollment_pb2_grpc.EnrollmentStub(stage.channel(stage.folder / "first"))
     with pytest.raises(grpc.RpcError) as caught:
-        silo.Enroll(enrollment_pb2.EnrollRequest(name="hospital-a"), timeout=10)
+        silo.Enroll(enrollment_pb2.EnrollRequest(name="hospital-a"), timeout=90)
     assert isinstance(wire.raised(caught.value), IdentityError)
 
 
@@ -143,12 +143,12 @@ def test_a_silo_sends_and_fetches_as_itself_only(stage: Stage) -> None:
         each.transfer = each.transfer.replace("hospital-a", "hospital-b")
     offer = transfer_pb2.Offer(round=1, manifests=theirs)
     with pytest.raises(grpc.RpcError) as caught:
-        list(stub.Submit(iter([transfer_pb2.SubmitRequest(offer=offer)]), timeout=10))
+        list(stub.Submit(iter([transfer_pb2.SubmitRequest(offer=offer)]), timeout=90))
     assert "hospital-a offers other transfers than its task names" in str(wire.raised(caught.value))
 
     # Another silo's update is no published transfer, whatever it is called.
     with pytest.raises(grpc.RpcError) as caught:
-        list(stub.Fetch(transfer_pb2.FetchRequest(offer=offer), timeout=10))
+        list(stub.Fetch(transfer_pb2.FetchRequest(offer=offer), timeout=90))
     assert "which its task does not name" in str(wire.raised(caught.value))
     for silo in (first, second):
         silo.gate[1].set()

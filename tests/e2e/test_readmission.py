@@ -23,7 +23,7 @@ IDENTITY = 77
 def answer(stub: federation_pb2_grpc.FederationStub) -> FedDiffError | None:
     """What a Join meets."""
     try:
-        stub.Join(pb.JoinRequest(protocol=wire.PROTOCOL, samples=1), timeout=10)
+        stub.Join(pb.JoinRequest(protocol=wire.PROTOCOL, samples=1), timeout=90)
     except grpc.RpcError as error:
         return wire.raised(error)
     return None
@@ -78,7 +78,7 @@ def test_an_eviction_cuts_an_upload_that_says_nothing(stage: Stage) -> None:
     stub = stage.stub(state)
     assert answer(stub) is None
     held = [pb.Held(segment=name, version=0) for name in stage.layout.names]
-    task = stub.GetTask(pb.TaskRequest(held=held, known_task="wait", patience_s=20), timeout=30)
+    task = stub.GetTask(pb.TaskRequest(held=held, known_task="wait", patience_s=20), timeout=120)
     assert task.id == "round-1", task.reason
     over = threading.Event()
 
@@ -86,7 +86,7 @@ def test_an_eviction_cuts_an_upload_that_says_nothing(stage: Stage) -> None:
         yield transfer_pb2.SubmitRequest(offer=transfer_pb2.Offer(round=1, manifests=task.round.up))
         over.wait()
 
-    call = stub.Submit(requests(), timeout=30)
+    call = stub.Submit(requests(), timeout=120)
     try:
         assert next(call).HasField("standing")
         stage.operate("revoke", "hospital-a")
@@ -114,7 +114,7 @@ def test_damaged_published_files_are_replaced_by_snapshots(stage: Stage) -> None
     content[len(content) // 2] ^= 1
     flipped.write_bytes(content)
     stage.operate("resume")
-    stage.until("the silo has finished", lambda: silo.finished, seconds=30)
+    stage.until("the silo has finished", lambda: silo.finished)
     assert server.wait() == 0
     assert not torn.exists()
     assert not flipped.exists()
