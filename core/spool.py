@@ -50,6 +50,8 @@ class Manifest:
     codec: str
     elements: int
     chunk_elements: int
+    start: int = 0
+    """The first value of the segment that it holds: above 0 only of a range (core/ranges.py)."""
 
     def __post_init__(self) -> None:
         for what in (self.transfer, self.segment):
@@ -63,6 +65,8 @@ class Manifest:
             raise TooLarge(f"{self.transfer}: {self.chunk_elements} values in a chunk, not 1..{MAX_CHUNK_ELEMENTS}")
         if self.elements < 1 or self.chunks > MAX_CHUNKS:
             raise TooLarge(f"{self.transfer}: {self.elements} values in {self.chunks} chunks")
+        if self.start < 0 or self.start % self.chunk_elements:
+            raise ProtocolError(f"{self.transfer}: no chunk begins at value {self.start}")
 
     @property
     def chunks(self) -> int:
@@ -96,7 +100,9 @@ class Manifest:
         return folder / f"{self.transfer}.transfer"
 
     def canonical(self) -> bytes:
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":")).encode()
+        """What its digest and its file begin with; whole segments do not mention that they start at 0."""
+        fields = {name: value for name, value in asdict(self).items() if name != "start" or value}
+        return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
 
 
 class Spool:
@@ -206,14 +212,22 @@ class Transfer:
             self.close()
             raise StoreError(f"{path} is not a committed transfer: {error}") from None
 
+    def heads(self, count: int) -> Iterator[tuple[int, int, bytes]]:
+        """(position, payload bytes, checksum) of the first ``count`` chunks, unchecked."""
+        position = self._start
+        for index in range(count):
+            head = os.pread(self._file, _RECORD.size, position)
+            if len(head) < _RECORD.size or _RECORD.unpack(head)[0] != index:
+                raise StoreError(f"{self.path}: a chunk before {count} is damaged")
+            _, length, check = _RECORD.unpack(head)
+            yield position, length, check
+            position += _RECORD.size + length
+
     def chunks(self, first: int = 0) -> Iterator[tuple[int, bytes, bytes]]:
         """(index, payload, checksum) from chunk ``first`` on, each checked."""
         position = self._start
-        for _ in range(first):
-            head = os.pread(self._file, _RECORD.size, position)
-            if len(head) < _RECORD.size:
-                raise StoreError(f"{self.path}: a chunk before {first} is damaged")
-            position += _RECORD.size + _RECORD.unpack(head)[1]
+        for place, length, _ in self.heads(first):
+            position = place + _RECORD.size + length
         due = first
         for record in _records(self._file, position, self.manifest, due):
             if record.index == _SEAL:

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from feddiff.core.errors import DigestMismatch, ProtocolError, TooLarge
-from feddiff.core.spool import Manifest, Spool, Transfer, committed
+from feddiff.core.ranges import Encoded
+from feddiff.core.spool import Manifest, Spool, committed
 
 MAX_MANIFESTS = 4096
 BATCH_BYTES = 256 << 10
@@ -57,9 +58,9 @@ class Sender:
     ``open`` is asked for a transfer when its turn comes, so that it may still be in the making while others travel.
     """
 
-    def __init__(self, manifests: Sequence[Manifest], open: Callable[[Manifest], Transfer]) -> None:
+    def __init__(self, manifests: Sequence[Manifest], open: Callable[[Manifest], Encoded]) -> None:
         self.manifests, self._open = tuple(manifests), open
-        self.transfers: dict[int, Transfer] = {}
+        self.transfers: dict[int, Encoded] = {}
         """Those whose turn has come, by their number in the offer."""
         self.reading: Manifest | None = None
         """The one whose turn it is: what an error in ``parts`` is about."""

@@ -24,13 +24,13 @@ import grpc
 from feddiff.core import trust, wire
 from feddiff.core.config import FederationConfig
 from feddiff.core.errors import ConfigError, FedDiffError, StoreError
+from feddiff.core.fold import BadUpdate
 from feddiff.core.identity import load_certificate
 from feddiff.core.store import WeightsReader
 from feddiff.federator import operator, site, warmup
 from feddiff.federator.database import Database
 from feddiff.federator.enroll import EnrollmentService
 from feddiff.federator.federation import Federation
-from feddiff.federator.fold import BadUpdate
 from feddiff.federator.gauging import Gauging, check
 from feddiff.federator.initial import prepare
 from feddiff.federator.intake import Intake
