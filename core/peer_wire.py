@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from feddiff.core import errors, wire
 from feddiff.core.identity import check_name, parse_address
@@ -16,6 +16,7 @@ from feddiff.core.peers import (
     Duty,
     Folding,
     Input,
+    Kind,
     Result,
     Sample,
     Source,
@@ -191,5 +192,6 @@ def tallies_from(messages: Sequence[pb.Tallied]) -> list[Tallied]:
         if each.kind not in KINDS or not 0 <= each.seconds < 1e9:
             raise errors.ProtocolError(f"a row of what silos exchanged is of {each.kind!r:.20}, {each.seconds} s")
     return [
-        Tallied(m.source, m.target, m.segment, m.kind, m.parameters, m.encoded, m.wire, m.seconds) for m in messages
+        Tallied(m.source, m.target, m.segment, cast(Kind, m.kind), m.parameters, m.encoded, m.wire, m.seconds)
+        for m in messages
     ]

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from feddiff.core.ranges import Range
+from feddiff.core.manifests import update
+from feddiff.core.ranges import Range, range_of
 from feddiff.core.sections import CodecConfig
 from feddiff.core.spool import Manifest
 
@@ -45,7 +46,7 @@ class Dealings:
 
 @dataclass(frozen=True)
 class Accept:
-    """A range that a silo owns. ``elements``: values in the whole segment; ``base``: the version that all start from."""
+    """A range that a silo owns. ``elements``: values in the whole segment; ``base``: the version that all start at."""
 
     range: Range
     elements: int
@@ -150,6 +151,27 @@ def lost(codec: CodecConfig, segment: str, size: int, version: int) -> Manifest:
     return Manifest(f"lost.{segment}.{version}", segment, -1, version, "fp32", size, codec.chunk_elements)
 
 
+def owned(codec: CodecConfig, round: int, silo: str, accept: Accept) -> Manifest:
+    """The transfer of a silo's update of an owned range."""
+    whole = update(codec, round, silo, accept.range.segment, accept.elements, accept.base)
+    return accept.range.of(whole)
+
+
+def sampled(sample: Sample, codec: CodecConfig, elements: int, round: int) -> list[tuple[Manifest, bytes]]:
+    """What a checker fetches of an owner for a sample, each of one chunk with the checksum that it must have.
+
+    The inputs in their order, then the result, then what was lost there before and after, where anything was.
+    """
+    around, segment = range_of(sample.result), sample.result.segment
+    accept = Accept(around, elements, sample.base, ())
+    found = [(sample.range.of(owned(codec, round, each.silo, accept)), each.digest) for each in sample.inputs]
+    found.append((sample.range.of(sample.result), sample.checksum))
+    for version, check in ((sample.base, sample.before), (sample.base + 1, sample.lost)):
+        if check:
+            found.append((sample.range.of(lost(codec, segment, elements, version)), check))
+    return found
+
+
 def mark(inputs: Sequence[Input], carries: Sequence[Carry]) -> str:
     """Tells the results of these inputs from those of others: a stale piece never ends up among new ones."""
     told = [
@@ -157,3 +179,9 @@ def mark(inputs: Sequence[Input], carries: Sequence[Carry]) -> str:
         [[each.range.first, each.range.end] for each in carries],
     ]
     return hashlib.sha256(json.dumps(told, separators=(",", ":")).encode()).hexdigest()[:MARK]
+
+
+def kind_of(manifest: Manifest) -> Kind:
+    """What a fetched transfer is for the ledger: a version, or what only a check or a next owner needs."""
+    ranges = manifest.transfer.removeprefix(f"down.{manifest.segment}.").split(".")
+    return "result" if manifest.transfer.startswith("down.") and len(ranges) < 4 else "other"

@@ -14,7 +14,7 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent import futures
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +28,7 @@ from feddiff.core.fold import BadUpdate
 from feddiff.core.identity import load_certificate
 from feddiff.core.store import WeightsReader
 from feddiff.federator import operator, site, warmup
+from feddiff.federator.conclusion import conclude, standing
 from feddiff.federator.database import Database
 from feddiff.federator.enroll import EnrollmentService
 from feddiff.federator.federation import Federation
@@ -36,11 +37,12 @@ from feddiff.federator.initial import prepare
 from feddiff.federator.intake import Intake
 from feddiff.federator.journal import Round
 from feddiff.federator.lookout import look, untold
+from feddiff.federator.peering import ExchangeService
 from feddiff.federator.publisher import Publisher
 from feddiff.federator.rounds import Decision, decide
 from feddiff.federator.service import FederationService
 from feddiff.federator.traffic import Traffic
-from feddiff.v1 import enrollment_pb2_grpc, federation_pb2_grpc, operator_pb2_grpc
+from feddiff.v1 import enrollment_pb2_grpc, federation_pb2_grpc, operator_pb2_grpc, peer_pb2_grpc
 
 MAX_THREADS = 256
 FAREWELL_S = 90.0
@@ -139,6 +141,7 @@ class Federator:
         federation_pb2_grpc.add_FederationServicer_to_server(
             FederationService(federation, Intake(federation), self.traffic), server
         )
+        peer_pb2_grpc.add_ExchangeServicer_to_server(ExchangeService(federation, self.traffic), server)
         enrollment_pb2_grpc.add_EnrollmentServicer_to_server(
             EnrollmentService(federation.roster, federation.config.name, authority, authority_key), server
         )
@@ -187,8 +190,8 @@ class Federator:
     def _step(self, told: Callable[[Round], None]) -> bool:
         federation = self.federation
         decision = decide(time.monotonic(), look(federation, time.monotonic()), federation.config.rounds)
-        decision = self._warmup.before(decision)
-        if decision.reason != federation.decision.reason or decision.action != "wait":
+        decision = standing(federation, self._warmup.before(decision))
+        if decision.reason != federation.decision.reason or decision.action not in ("wait", "fold"):
             # Countdowns change every second; the log tells the first of them.
             quiet = (
                 decision.action == "wait" and federation.decision.reason.split(" s ")[0][:24] == decision.reason[:24]
@@ -214,7 +217,7 @@ class Federator:
         else:
             view = look(federation, time.monotonic())
             federation.phase = "collecting" if view.collecting else "paused" if view.paused else "waiting"
-            if view.collecting:
+            if view.collecting and federation.exchange is None:
                 self._publisher.ahead([silo for silo, each in view.planned.items() if each.rejected])
             with federation.changed:
                 federation.changed.wait(0.5)
@@ -224,15 +227,22 @@ class Federator:
         """Average the updates of these silos and publish; or reject a bad one and try again."""
         federation, current = self.federation, self.federation.round
         assert current is not None
-        left_out = sorted(set(current.plan.reporting) - set(silos))
-        if left_out and silos:
-            log.warning("round %d is averaged WITHOUT %s", current.round, ", ".join(left_out))
         try:
-            versions = self._publisher.publish(current, silos)
+            if federation.exchange is None:
+                versions: Mapping[str, int] | None = self._publisher.publish(current, silos)
+            else:
+                versions = conclude(federation.exchange, federation, silos)
         except BadUpdate as error:
             log.error("round %d: the update of %s is rejected: %s", current.round, error.silo, error.reason)
             federation.reject(error.silo, error.reason)
             return
+        if versions is None:  # the silos are at work
+            with federation.changed:
+                federation.changed.wait(0.5)
+            return
+        left_out = sorted(set(current.plan.reporting) - set(silos))
+        if left_out and silos:
+            log.warning("round %d is averaged WITHOUT %s", current.round, ", ".join(left_out))
         federation.published(versions, silos)
         log.info("round %d is published: %d updates, %d segments", current.round, len(silos), len(versions))
         self._gauging.keep(current.round)

@@ -12,6 +12,7 @@ import grpc
 
 from feddiff.core.store import write_atomic
 from feddiff.federator.federation import Federation
+from feddiff.federator.lookout import left_out
 from feddiff.v1 import operator_pb2 as pb
 from feddiff.v1 import operator_pb2_grpc
 
@@ -81,7 +82,7 @@ def status(federation: Federation, live: bool) -> pb.StatusReply:
             down, up = (federation.links.rate(silo.name, way) for way in ("down", "up"))
             rejected = federation.journal.rejections(current.round) if current else {}
             filtered = federation.verdicts.note(silo.name, federation.upcoming)
-            sampled_out = "not sampled" if silo.name in reachable and federation.left_out(silo.name) else ""
+            sampled_out = "not sampled" if silo.name in reachable and left_out(federation, silo.name) else ""
             silos.append(
                 pb.SiloStatus(
                     name=silo.name,

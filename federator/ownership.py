@@ -52,7 +52,7 @@ def reassign(owners: Mapping[Range, str], rates: Mapping[str, float]) -> Ownersh
 
 
 def deal(ranges: Sequence[Range], rates: Mapping[str, float]) -> dict[Range, str]:
-    """Cut ranges so that each silo gets a stretch of chunks in proportion to its rate, silos in order of their names."""
+    """Cut ranges so that each silo, in order of their names, gets a stretch of chunks in proportion to its rate."""
     total, speed = sum(each.chunks for each in ranges), sum(rates.values())
     ends: list[tuple[int, str]] = []
     sofar = 0.0

@@ -78,6 +78,10 @@ class Versions:
                 self._digests[segment, version] = reader.digest
         return self._digests.get((segment, version), "")
 
+    def pin(self, segment: str, version: int, digest: str) -> None:
+        """The digest of a version that silos made among themselves, and whose weights are not here."""
+        self._digests[segment, version] = digest
+
     def model(self, segment: str, version: int) -> Path:
         """What is drawn, exported and measured: a version's moving average if the rules want one, else the version."""
         if not self.config.outer.ema or not version:

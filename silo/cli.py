@@ -38,6 +38,13 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument(
         "--processes", type=int, metavar="N", help="train with so many together (default: one for each GPU, or one)"
     )
+    root.add_argument("--listen", metavar="HOST:PORT", default="", help="a port for other silos, if they average")
+    root.add_argument("--advertise", metavar="HOST:PORT", default="", help="where they reach it (default: --listen)")
+    root.add_argument(
+        "--accept-peers",
+        action="store_true",
+        help="send to other silos and fetch from them without listening, where the federation allows it",
+    )
     root.add_argument("--verbose", action="store_true")
     state = argparse.ArgumentParser(add_help=False)
     for each in (root, state):
@@ -225,11 +232,13 @@ def _take_part(options: argparse.Namespace) -> int:
     from feddiff.silo.daemon import Silo
     from feddiff.silo.display import Display
     from feddiff.silo.learner import ImageLearner
+    from feddiff.silo.peers.circle import Circle
 
     display = Display()
     client = Client(options.federator, folder)
     make_learner = partial(ImageLearner, folder=options.data, extractor=options.extractor, processes=options.processes)
-    silo = Silo(name, local, client, make_learner, display, options.accept_pool)
+    circle = Circle(name, local, options.federator, options.listen, options.advertise, options.accept_peers)
+    silo = Silo(name, local, client, make_learner, display, options.accept_pool, circle)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: silo.stop())
     if stopping.is_set():  # the signal came while the silo was being made
@@ -238,6 +247,7 @@ def _take_part(options: argparse.Namespace) -> int:
         if silo.run():
             print(f"{name}: the federation is finished")
     finally:
+        circle.close()
         display.close()
         client.close()
         local.close()

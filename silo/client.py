@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 
-from feddiff.core import trust, wire
+from feddiff.core import peer_wire, trust, wire
 from feddiff.core.errors import FedDiffError, FederatorUnavailable, ProtocolError
 from feddiff.core.identity import load_certificate
 from feddiff.core.transfer import Chunk, Commit, Receiver, Sender, Standing, batches
@@ -43,7 +43,14 @@ class Welcome:
 class Client:
     """A silo's connection. One caller at a time, except ``stop``."""
 
-    def __init__(self, address: str, folder: Path) -> None:
+    def __init__(
+        self,
+        address: str,
+        folder: Path,
+        service: Callable[[grpc.Channel], Any] = federation_pb2_grpc.FederationStub,
+        host: str = "",
+    ) -> None:
+        """``host``: the name that the other end's certificate must have, where that is not its address."""
         self._certificate = load_certificate((folder / "certificate.pem").read_bytes())
         self.check_dates()
         credentials = grpc.ssl_channel_credentials(
@@ -51,8 +58,9 @@ class Client:
             (folder / "key.pem").read_bytes(),
             (folder / "certificate.pem").read_bytes(),
         )
-        self._channel = grpc.secure_channel(address, credentials, wire.CLIENT_OPTIONS)
-        self._stub = federation_pb2_grpc.FederationStub(self._channel)
+        named = [("grpc.ssl_target_name_override", host)] if host else []
+        self._channel = grpc.secure_channel(address, credentials, [*wire.CLIENT_OPTIONS, *named])
+        self._stub = service(self._channel)
         self._running: Any = None
         self._stopped = threading.Event()
 
@@ -68,6 +76,7 @@ class Client:
         device: str,
         layout_digest: str,
         accepts_pool: bool = False,
+        advertise: str = "",
     ) -> Welcome:
         """Introduce the silo; returns the federation's rules. With 0 samples it only asks for the rules."""
         request = pb.JoinRequest(
@@ -79,6 +88,7 @@ class Client:
             device=device,
             layout_digest=layout_digest,
             accepts_pool=accepts_pool,
+            advertise=advertise,
         )
         reply = self._ask(self._stub.Join, request, ANSWER_S)
         return Welcome(reply.config, reply.initial_digest, reply.statistics)
@@ -94,14 +104,16 @@ class Client:
         wanted = {each.segment for each in reply.round.up} & set(reply.round.personal)
         if wanted:
             raise ProtocolError(f"the federator asks for {', '.join(sorted(wanted))}, which the plan says never leaves")
+        down = wire.manifests_from(reply.round.down)
         work = RoundWork(
             reply.round.round,
-            tuple(wire.manifests_from(reply.round.down)),
+            tuple(down),
             tuple(wire.manifests_from(reply.round.up)),
             {each.segment: Held(each.version, each.digest) for each in reply.round.start},
             tuple(reply.round.personal),
             reply.round.seed,
             wire.portion_from(reply.round.pool) if reply.round.HasField("pool") else None,
+            peer_wire.dealings_from(reply.round, down),
         )
         if public := [each.transfer for each in (*work.down, *work.up) if each.public]:
             raise ProtocolError(f"the federator counts {public[0]}, public images, among the weights")
@@ -121,9 +133,9 @@ class Client:
                 told(part)
 
     def submit(self, round: int, sender: Sender, told: Callable[[Chunk | Commit], None]) -> None:
-        """Send what the federator lacks of these transfers, and have each acknowledged; ``told`` hears of each part.
+        """Send what the other end lacks of these transfers, and have each acknowledged; ``told`` hears of each part.
 
-        Raises StoreError for a transfer that is damaged on this disk, and whatever the federator raises."""
+        Raises StoreError for a transfer that is damaged on this disk, and whatever the other end raises."""
         standing: queue.SimpleQueue[list[Standing] | None] = queue.SimpleQueue()
 
         failed: list[FedDiffError | OSError] = []
@@ -183,6 +195,10 @@ class Client:
                 yield pb.ContributeRequest(piece=data[start : start + wire.PIECE_BYTES])
 
         self._ask(self._stub.Contribute, requests(), None)
+
+    def ask(self, method: str, request: Any, timeout: float = ANSWER_S) -> Any:
+        """One question of the service, by its name."""
+        return self._ask(getattr(self._stub, method), request, timeout)
 
     def stop(self) -> None:
         """End whatever is under way; it raises FederatorUnavailable. Safe from any thread and signal handler."""

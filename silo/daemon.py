@@ -10,7 +10,7 @@ import contextlib
 import logging
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -26,12 +26,14 @@ from feddiff.core.errors import (
     TransferError,
 )
 from feddiff.core.sharing import stays
+from feddiff.core.spool import Manifest
 from feddiff.core.transfer import Chunk, Commit, Sender
 from feddiff.silo.arrivals import Arrivals
 from feddiff.silo.client import Client
 from feddiff.silo.display import Display
 from feddiff.silo.learner import Learner, Lesson, training_seed
 from feddiff.silo.local import Local
+from feddiff.silo.peers.circle import Circle
 from feddiff.silo.pooled import admitted, agreed
 from feddiff.silo.pulse import Pulse
 from feddiff.silo.session import RoundWork, Task, next_step
@@ -55,13 +57,16 @@ class Silo:
         make_learner: Callable[[FederationConfig], Learner],
         display: Display,
         accept_pool: bool = False,
+        circle: Circle | None = None,
     ) -> None:
-        """``accept_pool``: consent to train on public images of the federator's."""
+        """``accept_pool``: consent to train on public images of the federator's. ``circle``: this silo among others;
+        without one it takes part in no federation whose silos send to each other."""
         self.name, self._local, self._client, self._display = name, local, client, display
         self._make_learner, self._arrivals = make_learner, Arrivals(local, client, display)
         self._learner: Learner | None = None
         self._witness: Witness | None = None
         self._accepts = accept_pool
+        self._circle = circle or Circle(name, local, "")
         self._config: FederationConfig
         self._feedback, self._report_wait = True, LONGEST_REPORT_WAIT_S
         self._stays: Callable[[str], bool] = lambda segment: False
@@ -72,6 +77,7 @@ class Silo:
         """Make ``run`` return within seconds. Safe in a signal handler."""
         self._stopping.set()
         self._client.stop()
+        self._circle.stop()
 
     def run(self) -> bool:
         """Take part until the federation is finished (True) or ``stop`` is called (False).
@@ -89,6 +95,7 @@ class Silo:
                 if task.id != known:
                     log.info("task %s: %s", task.id, task.reason)
                 known = task.id if task.work is None else ""
+                self._circle.tell()
                 if task.finished:
                     return True
                 if task.work is not None and not self._do(task, task.work):
@@ -107,6 +114,7 @@ class Silo:
         local = self._local
         welcome = self._client.join(0, {}, {}, "", "")
         config = self._config = local.adopt(welcome.rules)
+        self._circle.begin(config)
         self._feedback = config.codec.feedback
         self._stays = lambda segment: stays(segment, config.plan, config.personal)
         self._report_wait = min(LONGEST_REPORT_WAIT_S, config.rounds.deadline / 4)
@@ -130,8 +138,11 @@ class Silo:
             else:
                 log.warning("the initial model made here is not the federator's: it is fetched")
         welcome = self._client.join(
-            learner.samples, learner.labels, local.held(), learner.device, learner.layout_digest, self._accepts
+            *(learner.samples, learner.labels, local.held(), learner.device, learner.layout_digest),
+            accepts_pool=self._accepts,
+            advertise=self._circle.advertise,
         )
+        self._circle.joined()
         if self._witness is not None:
             self._witness.contribute(statistics, welcome.statistics)
         log.info("%s is in %s with %d images (%s)", self.name, config.name, learner.samples, learner.device)
@@ -148,7 +159,7 @@ class Silo:
             step = next_step(task, self._local.progress(), self._due)
             log.debug("%s: %s", step.action, step.reason)
             if step.action == "fetch":
-                self._arrivals.fetch(work, step.manifests)
+                self._fetch(work, step.manifests)
             elif step.action == "accept" and work.pool is not None:
                 self._arrivals.accept(work.round, work.pool, self._config)
             elif step.action == "train":
@@ -162,6 +173,23 @@ class Silo:
             else:
                 return self._submit(work)
         return False
+
+    def _fetch(self, work: RoundWork, manifests: Sequence[Manifest]) -> None:
+        """From the federator, and in a federation of peers what it does not have from them."""
+        sources = {} if work.dealings is None else work.dealings.sources
+        from_others = [each for each in manifests if each.transfer in sources and sources[each.transfer].silo]
+        if len(from_others) < len(manifests):
+            self._arrivals.fetch(work, [each for each in manifests if each not in from_others])
+        if from_others:
+            self._display.begin(f"round {work.round} fetching", sum(each.elements for each in from_others))
+            try:
+                self._circle.gather(work, from_others, self._advance)
+            finally:
+                self._display.end()
+
+    def _advance(self, part: Chunk | Commit, manifest: Manifest) -> None:
+        if isinstance(part, Chunk):
+            self._display.advance(manifest.count(part.index))
 
     def _train(self, work: RoundWork) -> bool:
         assert self._learner is not None
@@ -230,8 +258,11 @@ class Silo:
         encoder = ThreadPoolExecutor(1, "encode")
         ready = {each: encoder.submit(self._local.outgoing, work, each, self._feedback) for each in work.up}
         try:
-            with contextlib.closing(Sender(work.up, lambda manifest: ready[manifest].result())) as sender:
-                self._client.submit(work.round, sender, told)
+            if work.dealings is not None:
+                self._circle.deliver(work, lambda manifest: ready[manifest].result().path, self._advance)
+            else:
+                with contextlib.closing(Sender(work.up, lambda manifest: ready[manifest].result())) as sender:
+                    self._client.submit(work.round, sender, told)
         except StoreError as error:
             encoder.shutdown(cancel_futures=True)
             if any(each.done() and not each.cancelled() and each.exception() for each in ready.values()):

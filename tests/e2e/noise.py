@@ -24,6 +24,7 @@ from feddiff.silo.display import Display
 from feddiff.silo.gauge import Gauge
 from feddiff.silo.learner import Learned, Lesson, Told
 from feddiff.silo.local import Local, read_identity
+from feddiff.silo.peers.circle import Circle
 
 
 class Noise:
@@ -68,6 +69,7 @@ def main() -> int:
     parser.add_argument("--digest", required=True)
     parser.add_argument("--accept-pool", action="store_true")
     parser.add_argument("--seconds", type=float, default=0.0, help="how long each training takes")
+    parser.add_argument("--listen", default="", help="a port for other silos")
     options = parser.parse_args()
     console.log_lines(verbose=False)
 
@@ -75,9 +77,12 @@ def main() -> int:
         name, _ = read_identity(options.state)
         client = Client(options.address, options.state)
         learner = Noise(options.samples, options.digest, lambda _: time.sleep(options.seconds))
-        silo = Silo(name, Local(options.state), client, lambda _: learner, Display(bars=False), options.accept_pool)
+        local = Local(options.state)
+        circle = Circle(name, local, options.address, options.listen)
+        silo = Silo(name, local, client, lambda _: learner, Display(bars=False), options.accept_pool, circle)
         signal.signal(signal.SIGTERM, lambda *_: silo.stop())
         silo.run()
+        circle.close()
         client.close()
         return 0
 

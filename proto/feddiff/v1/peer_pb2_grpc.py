@@ -189,8 +189,8 @@ class ExchangeStub:
                 request_serializer=feddiff_dot_v1_dot_peer__pb2.Tallies.SerializeToString,
                 response_deserializer=feddiff_dot_v1_dot_peer__pb2.Heard.FromString,
                 _registered_method=True)
-        self.Keep = channel.stream_stream(
-                '/feddiff.v1.Exchange/Keep',
+        self.Submit = channel.stream_stream(
+                '/feddiff.v1.Exchange/Submit',
                 request_serializer=feddiff_dot_v1_dot_transfer__pb2.SubmitRequest.SerializeToString,
                 response_deserializer=feddiff_dot_v1_dot_transfer__pb2.SubmitReply.FromString,
                 _registered_method=True)
@@ -242,7 +242,7 @@ class ExchangeServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Keep(self, request_iterator, context):
+    def Submit(self, request_iterator, context):
         """A checkpoint: ranges of the current version, whole.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -282,8 +282,8 @@ def add_ExchangeServicer_to_server(servicer, server):
                     request_deserializer=feddiff_dot_v1_dot_peer__pb2.Tallies.FromString,
                     response_serializer=feddiff_dot_v1_dot_peer__pb2.Heard.SerializeToString,
             ),
-            'Keep': grpc.stream_stream_rpc_method_handler(
-                    servicer.Keep,
+            'Submit': grpc.stream_stream_rpc_method_handler(
+                    servicer.Submit,
                     request_deserializer=feddiff_dot_v1_dot_transfer__pb2.SubmitRequest.FromString,
                     response_serializer=feddiff_dot_v1_dot_transfer__pb2.SubmitReply.SerializeToString,
             ),
@@ -462,7 +462,7 @@ class Exchange:
             _registered_method=True)
 
     @staticmethod
-    def Keep(request_iterator,
+    def Submit(request_iterator,
             target,
             options=(),
             channel_credentials=None,
@@ -475,7 +475,7 @@ class Exchange:
         return grpc.experimental.stream_stream(
             request_iterator,
             target,
-            '/feddiff.v1.Exchange/Keep',
+            '/feddiff.v1.Exchange/Submit',
             feddiff_dot_v1_dot_transfer__pb2.SubmitRequest.SerializeToString,
             feddiff_dot_v1_dot_transfer__pb2.SubmitReply.FromString,
             options,
