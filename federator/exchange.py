@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 AWAY_S = 30.0
 """An owner that is not heard for this long (or for ``rounds.grace``, if that is less) is gone."""
 SURE_S = 3.0
-"""A silo that is heard this long after another could not reach it is cut off from that one, and not gone."""
+"""A silo that another cannot reach for this long, while the federator hears it, is cut off from that one, not gone."""
 TRIES = 3
 """A silo that could not average so often owns nothing in this round any more."""
 RATES = 3
@@ -63,7 +63,7 @@ class Exchange:
         self.declared: dict[str, dict[str, Declared]] = {}
         self._delivered: dict[str, int] = {}
         self._cut: set[frozenset[str]] = set()
-        self._complaints: dict[tuple[str, str], float] = {}
+        self._complaints: dict[tuple[str, str], tuple[float, float]] = {}
         self._failed: Counter[str] = Counter()
         self.restart()
 
@@ -160,12 +160,6 @@ class Exchange:
         self.sync()
         if self.abandoned or not self.owners:
             return
-        for (silo, other), at in list(self._complaints.items()):
-            known = self._federation.presence.get(other)
-            if known is not None and known.heard_at > at + SURE_S:
-                log.warning("%s and %s do not reach each other", silo, other)
-                self._cut.add(frozenset((silo, other)))
-                del self._complaints[silo, other]
         rates = self._rates()
         gone = set(self.owners.values()) - rates.keys()
         # What is out already is fetched from whoever holds it, if anybody does: averaging again is the last resort.
@@ -280,9 +274,16 @@ class Exchange:
         self._federation.changed.notify_all()
 
     def complain(self, silo: str, round: int, other: str) -> None:
-        """A silo cannot reach another."""
+        """A silo cannot reach another. Once is chance; it says so each time that it tries."""
         self._check(round)
-        self._complaints.setdefault((silo, other), time.monotonic())
+        now, known = time.monotonic(), self._federation.presence.get(other)
+        first, last = self._complaints.get((silo, other), (now, now))
+        if now - last > AWAY_S:
+            first = now
+        self._complaints[silo, other] = (first, now)
+        if known is not None and now - first > SURE_S and known.heard_at > first + SURE_S:
+            log.warning("%s and %s do not reach each other", silo, other)
+            self._cut.add(frozenset((silo, other)))
         self._federation.changed.notify_all()
 
     def _check(self, round: int) -> None:

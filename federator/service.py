@@ -59,6 +59,7 @@ class FederationService(federation_pb2_grpc.FederationServicer):
         if len(request.labels) > MAX_LABELS:
             raise ProtocolError(f"{len(request.labels)} labels; at most {MAX_LABELS}")
         if request.samples:  # without any, it only asks for the rules: it cannot read its images before
+            peering.introduce(self._federation, silo, request.advertise)
             self._federation.join(
                 silo,
                 request.samples,
@@ -68,7 +69,6 @@ class FederationService(federation_pb2_grpc.FederationServicer):
                 plain(request.software, 60),
             )
             self._federation.pool.consent(silo, request.accepts_pool)
-            peering.introduce(self._federation, silo, request.advertise)
         config = self._federation.config
         reply = pb.JoinReply(
             protocol=wire.PROTOCOL,

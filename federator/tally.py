@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
-from typing import Literal
 
 from feddiff.core.peers import Kind, Tallied
 from feddiff.federator.database import Database
+from feddiff.federator.links import LEAST
 
-End = Literal["source", "target"]
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS tallies (
   round INTEGER NOT NULL, source TEXT NOT NULL, target TEXT NOT NULL, segment TEXT NOT NULL, kind TEXT NOT NULL,
@@ -77,7 +76,7 @@ class Tally:
         """Bytes a second that a silo sent as updates in its last ``rounds`` rounds; None if it is not known."""
         query = (
             "SELECT sum(encoded), sum(seconds) FROM tallies WHERE source = ? AND teller = 'source' AND kind = 'update'"
-            " GROUP BY round ORDER BY round DESC LIMIT ?"
+            " GROUP BY round HAVING sum(encoded) >= ? ORDER BY round DESC LIMIT ?"
         )
-        found = [float(size) / took for size, took in self._database.rows(query, (silo, rounds)) if took > 0]
+        found = [float(size) / took for size, took in self._database.rows(query, (silo, LEAST, rounds)) if took > 0]
         return sorted(found)[len(found) // 2] if found else None

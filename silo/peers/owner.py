@@ -149,8 +149,8 @@ class Owner:
         with self._making[manifest.transfer]:
             if not committed(self._made, manifest):
                 if manifest.transfer.startswith("lost.") and granted:
-                    accept = next(each for each in duty.accepts if each.range.segment == manifest.segment)
-                    self._losses.encode(manifest, accept.elements, self._made)
+                    with WeightsReader(held_file(self._state, manifest.segment, manifest.version)) as held:
+                        self._losses.encode(manifest, held.size(manifest.segment), self._made)
                 elif manifest.transfer.startswith("down.") and range_of(manifest).chunks and granted:
                     return self._cut(manifest)
                 else:

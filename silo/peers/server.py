@@ -15,7 +15,7 @@ from pathlib import Path
 import grpc
 
 from feddiff.core import wire
-from feddiff.core.errors import ConfigError, FedDiffError, NotSelected, ProtocolError
+from feddiff.core.errors import ConfigError, FedDiffError, NotSelected, ProtocolError, RoundError
 from feddiff.core.peers import Tallied, kind_of
 from feddiff.core.transfer import Commit, Sender, batches
 from feddiff.silo.peers.owner import Owner
@@ -108,4 +108,11 @@ def serve(listen: str, folder: Path, owner: Owner, tallies: Tallies) -> grpc.Ser
 
 
 def _refused(method: str, peer: str, error: FedDiffError) -> None:
-    log.warning("%s refused to %s: %s", method, peer, error.sentence)
+    # One that knows more of the round than this silo, or less, asks again at once.
+    log.log(
+        logging.DEBUG if isinstance(error, RoundError) else logging.WARNING,
+        "%s refused to %s: %s",
+        method,
+        peer,
+        error.sentence,
+    )

@@ -118,6 +118,8 @@ class Hospital:
         self.accept_pool = False
         self.listen = ""
         """Its port for other silos, where the stage's rules want that."""
+        self.meet: Callable[[Circle], None] = lambda circle: None
+        """Called with what it has of other silos, before it runs."""
         self._silo: Silo | None = None
         self.error: BaseException | None = None
         self.finished = False
@@ -125,7 +127,8 @@ class Hospital:
     def start(self) -> Hospital:
         self._stage.enrol(self.name)
         local, client = Local(self.state), Client(self._stage.address, self.state)
-        circle = Circle(self.name, local, self._stage.address, self.listen, accept=self._stage.peers)
+        circle = self.circle = Circle(self.name, local, self._stage.address, self.listen, accept=self._stage.peers)
+        self.meet(circle)
         silo = self._silo = Silo(
             self.name, local, client, lambda _: self.learner, Display(bars=False), self.accept_pool, circle
         )
@@ -257,13 +260,13 @@ class Stage:
             found.listen = f"127.0.0.1:{free_port()}"
         return found
 
-    def noise(self, name: str, samples: int = 1, seconds: float = 0.0) -> Process:
-        """A silo without torch as a process."""
+    def noise(self, name: str, samples: int = 1, seconds: float = 0.0, die: str = "") -> Process:
+        """A silo without torch as a process; ``die``: the phase in which it kills itself (noise.py)."""
         state = self.enrol(name)
         script = str(Path(__file__).with_name("noise.py"))
         options = ("--samples", str(samples), "--digest", self.layout.digest, "--seconds", str(seconds))
         if self.peers:
-            options += ("--listen", f"127.0.0.1:{free_port()}")
+            options += ("--listen", f"127.0.0.1:{free_port()}", "--die", die)
         return self.run(name, script, str(state), self.address, *options)
 
     def call(self, module: str, *arguments: str, env: Mapping[str, str] | None = None) -> SimpleNamespace:
