@@ -108,11 +108,12 @@ class Manifest:
 class Spool:
     """A transfer in the making. Opening it again after a crash finds every chunk that was whole.
 
-    ``fresh`` throws those away. Not for two writers at a time: whoever opens one sees to that.
+    ``fresh`` throws those away. Not ``durable``: what a power cut tears is found by its checksums, and comes again.
+    Not for two writers at a time: whoever opens one sees to that.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, fresh: bool = False) -> None:
-        self.path, self.manifest = path, manifest
+    def __init__(self, path: Path, manifest: Manifest, fresh: bool = False, durable: bool = True) -> None:
+        self.path, self.manifest, self._durable = path, manifest, durable
         self._part = path.with_name(path.name + ".part")
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (os.O_TRUNC if fresh else 0), 0o644)
@@ -174,7 +175,7 @@ class Spool:
         if digest != self.digest():
             raise DigestMismatch(f"{self.manifest.transfer}: sent {digest.hex()[:16]}, got {self.digest().hex()[:16]}")
         write_at(self._file, _RECORD.pack(_SEAL, len(digest), checksum(digest)) + digest, self._end)
-        make_visible(self._file, self._part, self.path)
+        make_visible(self._file, self._part, self.path, self._durable)
         self.close()
         return self.path
 

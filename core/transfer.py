@@ -109,7 +109,9 @@ def batches(parts: Iterable[Chunk | Commit]) -> Iterator[list[Chunk | Commit]]:
 class Receiver:
     """The other end: takes parts in any number of attempts and keeps them in a folder."""
 
-    def __init__(self, folder: Path, manifests: Sequence[Manifest]) -> None:
+    def __init__(self, folder: Path, manifests: Sequence[Manifest], durable: bool = True) -> None:
+        """``durable``: what is committed must outlast a power cut, for nobody will send it again."""
+        self._durable = durable
         if len(manifests) > MAX_MANIFESTS:
             raise TooLarge(f"{len(manifests)} transfers in one offer; at most {MAX_MANIFESTS}")
         if len({manifest.transfer for manifest in manifests}) < len(manifests):
@@ -155,7 +157,7 @@ class Receiver:
             raise ProtocolError(f"a part of transfer {offer} in an offer of {len(self.manifests)}")
         if offer not in self._spools:
             manifest = self.manifests[offer]
-            self._spools[offer] = Spool(manifest.path(self.folder), manifest)
+            self._spools[offer] = Spool(manifest.path(self.folder), manifest, durable=self._durable)
         return self._spools[offer]
 
     def close(self) -> None:

@@ -35,7 +35,7 @@ def average(
     ``base`` is of the whole segment; ``before``: what was lost in the range the last time. Raises BadUpdate.
     """
     with ExitStack() as files:
-        spool = files.enter_context(closing(Spool(result.path(folder), result, fresh=True)))
+        spool = files.enter_context(closing(Spool(result.path(folder), result, fresh=True, durable=False)))
         nowhere = folder / "moments"  # the rules of a federation of peers have no optimizer with moments
         outer = files.enter_context(closing(Outer(config.outer, nowhere, nowhere, result.elements)))
         feedback = None

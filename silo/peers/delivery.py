@@ -43,19 +43,25 @@ class Away(PeerUnavailable):
 
 
 class Delivery:
-    """Of one silo; one transfer in each direction at a time."""
+    """Of one silo. Safe from several threads."""
 
     def __init__(self, owner: Owner, tallies: Tallies, connect: Connect) -> None:
         self._owner, self._tallies, self._connect = owner, tallies, connect
         self._stopped = threading.Event()
-        self._clients: set[Client] = set()
-        self._lock = threading.Lock()
+        self._clients: dict[tuple[str, str], Client] = {}
+        self._busy: set[Client] = set()
+        self._lock = threading.RLock()  # ``stop`` may interrupt whoever holds it
 
     def stop(self) -> None:
         """End whatever is under way. Safe from any thread and signal handler."""
         self._stopped.set()
-        for client in list(self._clients):
+        with self._lock:
+            busy, idle = list(self._busy), list(self._clients.values())
+            self._clients.clear()
+        for client in busy:
             client.stop()
+        for client in idle:
+            client.close()
 
     def submit(
         self, round: int, up: Sequence[Manifest], dealings: Dealings, ready: Callable[[Manifest], Path], told: Told
@@ -134,7 +140,7 @@ class Delivery:
         self, round: int, silo: str, manifests: Sequence[Manifest], dealings: Dealings, folder: Path, told: Told
     ) -> None:
         """Bring transfers of one silo into a folder, and compare them with the digests that are known."""
-        receiver = Receiver(folder, manifests)
+        receiver = Receiver(folder, manifests, durable=False)
 
         def count(part: Chunk | Commit) -> None:
             manifest = manifests[part.offer]
@@ -161,21 +167,31 @@ class Delivery:
 
     @contextlib.contextmanager
     def _connected(self, silo: str, dealings: Dealings) -> Iterator[Client]:
-        if not dealings.addresses.get(silo):
+        """A connection, which is kept for the next time."""
+        address = dealings.addresses.get(silo, "")
+        if not address:
             raise Away({silo: "it does not listen"})
-        client = self._connect(silo, dealings.addresses[silo])
         with self._lock:
-            self._clients.add(client)
+            client = self._clients.pop((silo, address), None)
         try:
+            client = client or self._connect(silo, address)
+            with self._lock:
+                self._busy.add(client)
             if self._stopped.is_set():
                 client.stop()
             yield client
         except FederatorUnavailable as error:
             raise Away({silo: str(error)}) from None
+        else:
+            with self._lock:  # kept for the next time, unless another call was faster
+                self._busy.discard(client)
+                if (silo, address) not in self._clients and not self._stopped.is_set():
+                    self._clients[silo, address], client = client, None
         finally:
-            with self._lock:
-                self._clients.discard(client)
-            client.close()
+            if client is not None:
+                with self._lock:
+                    self._busy.discard(client)
+                client.close()
 
     def _all(self, calls: Mapping[str, Callable[[], None]]) -> None:
         """One thread for each; all come to their end. Raises what a person must act on first, then who is away."""

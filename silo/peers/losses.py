@@ -89,7 +89,7 @@ class Losses:
         if piece.of(lost(self._codec, manifest.segment, elements, manifest.version)) != manifest:
             raise NotSelected(f"there is no {manifest.transfer}")
         found = dict(self._chunks(piece, elements, manifest.version))
-        with closing(Spool(manifest.path(folder), manifest, fresh=True)) as spool:
+        with closing(Spool(manifest.path(folder), manifest, fresh=True, durable=False)) as spool:
             for index, chunk in enumerate(range(piece.first, piece.end)):
                 if chunk not in found:
                     raise NotSelected(f"what was lost in {piece} of version {manifest.version} is not here")

@@ -94,7 +94,7 @@ class Owner:
             # The stream of before may not know yet that it is dead; two must never write one file.
             if silo in self._open:
                 self._open[silo].close()
-            receiver = self._open[silo] = Receiver(self._in(round), offered)
+            receiver = self._open[silo] = Receiver(self._in(round), offered, durable=False)
             return receiver
 
     def take(self, silo: str, receiver: Receiver, part: Chunk | Commit) -> bool:
@@ -187,7 +187,7 @@ class Owner:
             whole = publication(codec, manifest.segment, size, -1, manifest.version)
             if range_of(manifest).of(whole) != manifest:
                 raise NotSelected(f"{self.name} has no {manifest.transfer}")
-            with closing(Spool(manifest.path(self._made), manifest, fresh=True)) as spool:
+            with closing(Spool(manifest.path(self._made), manifest, fresh=True, durable=False)) as spool:
                 for index in range(manifest.chunks):
                     start = manifest.start + index * manifest.chunk_elements
                     values = reader.read(manifest.segment, start, manifest.count(index))
