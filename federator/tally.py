@@ -80,3 +80,19 @@ class Tally:
         )
         found = [float(size) / took for size, took in self._database.rows(query, (silo, LEAST, rounds)) if took > 0]
         return sorted(found)[len(found) // 2] if found else None
+
+
+def text(flows: Iterable[Flow]) -> str:
+    """What went from silo to silo, for people. Sizes in bytes."""
+    head = (
+        f"{'round':>5} {'from':<20} {'to':<20} {'segment':<12} {'kind':<7}{'parameters':>14}{'encoded':>14}{'wire':>14}"
+    )
+    lines, total = [head], 0
+    for each in flows:
+        total += each.wire
+        lines.append(
+            f"{each.round:>5} {each.source:<20} {each.target:<20} {each.segment or '-':<12} {each.kind:<7}"
+            f"{each.parameters:>14}{each.encoded:>14}{each.wire:>14}"
+            + ("" if each.agreed or each.kind == "other" else " the two ends differ")
+        )
+    return "\n".join([*lines, f"{'total':<95}{total:>14}"])
