@@ -11,6 +11,7 @@ import logging
 import shutil
 import threading
 import time
+from concurrent.futures import CancelledError
 from pathlib import Path
 
 from feddiff.core.config import FederationConfig
@@ -103,14 +104,16 @@ class Errands:
         def told() -> None:
             nonlocal beat
             if time.monotonic() - beat > BEAT_S:
-                if self._stopping.is_set() or self._liaison.duty("", 0).id != duty.id:
-                    raise NotSelected(f"{folding.result.transfer} is not wanted any more")
+                if self._stopping.is_set() or folding not in self._liaison.duty("", 0).folds:
+                    raise CancelledError  # none of ours, which averaging would blame a sender for
                 beat = time.monotonic()
 
         blamed, reason = "", ""
         try:
             self._bring(duty, folding)
             result = self._owner.fold(folding, self._fetched, told)
+        except CancelledError:
+            return
         except BadUpdate as error:
             blamed, reason = error.silo, error.reason
         except (Away, NotSelected) as error:
