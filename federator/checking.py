@@ -37,14 +37,21 @@ class Checking:
         drawn = self._chance.sample(list(chunks), min(count, len(chunks)))
         self.checks[owner] = Check(tuple(drawn), done=not drawn)
 
-    def assign(self, there: Collection[str]) -> None:
-        """Give each open check to a silo that is there and not its owner; with nobody left to ask it is over."""
+    def assign(self, there: Collection[str]) -> list[str]:
+        """Give each open check to a silo that is there and not its owner. Returns owners that none of them could check.
+
+        A silo that is alone is not checked.
+        """
+        refused = []
         for owner, each in self.checks.items():
             if each.done or each.checker in there:
                 continue
             able = sorted(set(there) - each.tried - {owner})
             each.checker = self._chance.choice(able) if able else ""
-            each.done = not able
+            if not able and each.tried:
+                refused.append(owner)
+            each.done = not able and not each.tried
+        return refused
 
     def of(self, silo: str) -> tuple[Sample, ...]:
         """What a silo is to check."""

@@ -95,7 +95,7 @@ def _choose(exchange: Exchange, federation: Federation, silos: tuple[str, ...]) 
             declared = exchange.declared[silo][each.segment]
             checks = split(declared.checksums, declared.manifest.chunks)[each.first : each.end]
             inputs.append(Input(silo, weights[silo].value, digest(each.of(declared.manifest), checks)))
-        carries = exchange.carrying.carries(each, base, exchange.reached(owner) | {owner})
+        carries = exchange.carrying.carries(each, base, exchange.near.reached(owner) | {owner})
         whole = publication(codec, each.segment, size, base if codec.delta else -1, base + 1)
         result = each.of(whole, mark(inputs, carries))
         foldings[result.transfer] = (each, Folding(result, base, tuple(inputs), carries))
@@ -126,7 +126,11 @@ def _checked(exchange: Exchange, federation: Federation) -> bool:
         for owner, chunks in samples.items():
             checking.begin(owner, chunks, federation.config.peer.checked)
         federation.changed.notify_all()
-    exchange.checking.assign({silo for silo in exchange.planned() if exchange.alive(silo)})
+    refused = exchange.checking.assign({silo for silo in exchange.planned() if exchange.near.alive(silo)})
+    if refused:
+        exchange.near.bar(refused, "gives nobody what is to be checked")
+        exchange.restart()
+        return False
     if waiting := exchange.checking.waiting():
         exchange.reason = f"what {', '.join(waiting)} averaged is being checked"
         return False
@@ -140,11 +144,10 @@ def _share(exchange: Exchange, federation: Federation) -> None:
         found = exchange.results[range]
         made = digest(folding.result, split(found.checksums, range.chunks))
         pieces.setdefault(range.segment, []).append(Made(range, folding.result, made, exchange.owners[range]))
+    versions = {segment: federation.current[segment] + 1 for segment in pieces}
     for segment, mine in pieces.items():
-        version = federation.current[segment] + 1
-        exchange.holdings.made(segment, version, mine)
-        exchange.candidates[segment] = version
-    federation.changed.notify_all()
+        exchange.holdings.made(segment, versions[segment], mine)
+    exchange.share(versions)
 
 
 def _held(exchange: Exchange, federation: Federation) -> bool:
@@ -152,11 +155,15 @@ def _held(exchange: Exchange, federation: Federation) -> bool:
     now, wanted = time.monotonic(), exchange.candidates
     silos = [silo for silo in exchange.planned() if silo in federation.presence]
     have = {s for s in silos if all(federation.presence[s].held.get(name) == v for name, v in wanted.items())}
-    late = [silo for silo in silos if silo not in have and exchange.alive(silo)]
+    late = [silo for silo in silos if silo not in have and exchange.near.alive(silo)]
     if have and exchange.held_since is None:
         exchange.held_since = now
-    if have and (not late or now - (exchange.held_since or now) > federation.config.rounds.grace):
+    if have and not late:
         return True
+    if have and now - (exchange.held_since or now) > federation.config.rounds.grace:
+        if len(have) > 1:
+            return True
+        exchange.abandoned = f"{', '.join(late)} cannot fetch what it made from {', '.join(have)}"
     exchange.reason = f"{', '.join(late) or 'nobody'} fetch what the round made"
     return False
 
@@ -167,7 +174,7 @@ def _kept(exchange: Exchange, federation: Federation) -> bool:
     if not rules.peer.due(number, rules.rounds.count):
         return True
     current = {name: version for name, version in {**federation.current, **exchange.candidates}.items() if version}
-    there = {silo for silo in exchange.planned() if exchange.alive(silo) and exchange.advertised(silo)}
+    there = exchange.near.listening(exchange.planned())
     keeps = exchange.holdings.keeps(current, there)
     if keeps != exchange.keeps:
         exchange.keeps = keeps

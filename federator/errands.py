@@ -39,7 +39,7 @@ def errand(exchange: Exchange, federation: Federation, silo: str, round: int) ->
     duty = Duty(
         "",
         round,
-        {name: exchange.advertised(name) for name in exchange.planned()},
+        {name: exchange.near.advertised(name) for name in exchange.planned()},
         accepts,
         folds,
         samples,

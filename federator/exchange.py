@@ -13,9 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from statistics import median
 from typing import TYPE_CHECKING
 
 from feddiff.core.errors import NotSelected, ProtocolError, RoundClosed
@@ -27,21 +25,14 @@ from feddiff.federator.carrying import Carrying
 from feddiff.federator.checking import Checking
 from feddiff.federator.errands import errand
 from feddiff.federator.holdings import Holdings
-from feddiff.federator.ownership import own, reassign, usable
+from feddiff.federator.neighbourhood import Neighbourhood
+from feddiff.federator.ownership import own, reassign
 from feddiff.federator.planner import Work
 from feddiff.federator.tally import Tally
 
 if TYPE_CHECKING:
     from feddiff.federator.federation import Federation
 
-AWAY_S = 30.0
-"""An owner that is not heard for this long (or for ``rounds.grace``, if that is less) is gone."""
-SURE_S = 3.0
-"""A silo that another cannot reach for this long, while the federator hears it, is cut off from that one, not gone."""
-TRIES = 3
-"""A silo that could not average so often owns nothing in this round any more."""
-RATES = 3
-"""Rounds whose measured rates count."""
 log = logging.getLogger("feddiff.federator")
 
 
@@ -51,6 +42,7 @@ class Exchange:
     def __init__(self, federation: Federation, tally: Tally) -> None:
         self._federation, self.tally = federation, tally
         self.holdings, self.carrying = Holdings(federation), Carrying(federation)
+        self.near = Neighbourhood(federation, tally)
         self._round = 0
         self._clear()
 
@@ -62,13 +54,12 @@ class Exchange:
         self.bad: BadUpdate | None = None
         self.declared: dict[str, dict[str, Declared]] = {}
         self._delivered: dict[str, int] = {}
-        self._cut: set[frozenset[str]] = set()
-        self._complaints: dict[tuple[str, str], tuple[float, float]] = {}
-        self._failed: Counter[str] = Counter()
+        self.near.clear()
         self.restart()
 
     def restart(self) -> None:
         """Back to collecting."""
+        self._shared: dict[str, int] = {}
         self.chosen: tuple[str, ...] | None = None
         self.reason = ""
         self.foldings: dict[str, tuple[Range, Folding]] = {}
@@ -79,43 +70,14 @@ class Exchange:
         self.candidates: dict[str, int] = {}
         self.held_since: float | None = None
 
-    # -- who is there
-
-    def advertised(self, silo: str) -> str:
-        """Where other silos reach it; empty if it does not listen."""
-        return self._federation.journal.fact(f"address {silo}") or ""
-
-    def alive(self, silo: str) -> bool:
-        """Whether a silo was heard lately."""
-        known, patience = self._federation.presence.get(silo), min(AWAY_S, self._federation.config.rounds.grace)
-        return known is not None and time.monotonic() - known.heard_at < max(patience, 2.0)
-
-    def reached(self, silo: str) -> set[str]:
-        """Silos that listen, are here, and that this one reaches."""
-        here = [name for name in self._federation.presence if self.alive(name) and self.advertised(name)]
-        return {name for name in here if name != silo and frozenset((name, silo)) not in self._cut}
-
-    def liar(self, silo: str) -> str:
-        """What it was found out with; empty if nothing."""
-        return self._federation.journal.fact(f"lying {silo}") or ""
-
-    def _rates(self) -> dict[str, float]:
-        """Silos that may own ranges now, and how fast they sent."""
-        willing = [
-            silo
-            for silo in self.planned()
-            if self.alive(silo) and self.advertised(silo) and not self.liar(silo) and self._failed[silo] < TRIES
-        ]
-        known = {silo: self.tally.rate(silo, RATES) for silo in sorted(usable(willing, self._cut))}
-        measured = [rate for rate in known.values() if rate]
-        return {silo: rate or (median(measured) if measured else 1.0) for silo, rate in known.items()}
-
     def planned(self) -> list[str]:
+        """The silos of the round."""
         current = self._federation.round
         silos = [each.silo for each in current.plan.assignments] if current is not None else []
         return [silo for silo in silos if silo not in self._federation.evicted]
 
     def senders(self, segment: str) -> tuple[str, ...]:
+        """Those that report a segment."""
         current = self._federation.round
         return tuple(e.silo for e in current.plan.assignments if segment in e.up) if current is not None else ()
 
@@ -133,16 +95,16 @@ class Exchange:
         self.revision = int(told.get("revision", 0))
         if told.get("round") == number:
             self.owners = before
+            shared = json.loads(self._federation.journal.fact("shared") or "{}")
+            if shared.get("revision") == self.revision:
+                self._shared = shared["versions"]
             return
         layout, codec = self._federation.layout, self._federation.config.codec
         chunks = {s.name: -(-s.size // codec.chunk_elements) for s in layout.segments if self.senders(s.name)}
         try:
-            self._own(*vars(own(chunks, self._rates(), before)).values())
+            self._own(*vars(own(chunks, self.near.rates(self.planned()), before)).values())
         except NotSelected as error:
-            if any(self.alive(silo) for silo in self.planned()):
-                self.abandoned = f"{error}: none of its silos listens"
-            else:  # after a restart: they will be back
-                self._round = 0
+            self.abandoned = f"{error}: none of its silos listens"
 
     def _own(self, owners: Mapping[Range, str], reason: str) -> None:
         self.owners, self.revision = owners, self.revision + 1
@@ -155,12 +117,24 @@ class Exchange:
         self._federation.quorum_since = None
         self._federation.changed.notify_all()
 
+    def share(self, versions: Mapping[str, int]) -> None:
+        """From now on silos hold these, which are not current yet; also if the federator is killed meanwhile."""
+        self.candidates = dict(versions)
+        told = {"revision": self.revision, "versions": self.candidates}
+        self._federation.journal.note("shared", json.dumps(told))
+        self._federation.changed.notify_all()
+
+    def ahead(self) -> Mapping[str, int]:
+        """The versions that silos may hold before they are current."""
+        self.sync()
+        return self.candidates or self._shared
+
     def watch(self, now: float) -> None:
         """Give the ranges of owners that are gone to others."""
         self.sync()
         if self.abandoned or not self.owners:
             return
-        rates = self._rates()
+        rates = self.near.rates(self.planned())
         gone = set(self.owners.values()) - rates.keys()
         # What is out already is fetched from whoever holds it, if anybody does: averaging again is the last resort.
         if not gone or (self.candidates and self._safe()):
@@ -168,13 +142,13 @@ class Exchange:
         try:
             self._own(*vars(reassign(self.owners, rates)).values())
         except NotSelected as error:
-            pairs = ", ".join(sorted("–".join(sorted(pair)) for pair in self._cut))
-            self.abandoned = f"{error}{f'; these do not reach each other: {pairs}' if pairs else ''}"
+            apart = self.near.apart()
+            self.abandoned = f"{error}{f'; these do not reach each other: {apart}' if apart else ''}"
             log.error("round %d: %s", self._round, self.abandoned)
 
     def _safe(self) -> bool:
         """Whether all that was made can be had of silos that are here and listen."""
-        there = {silo for silo in self._federation.presence if self.alive(silo) and self.advertised(silo)}
+        there = self.near.listening(self._federation.presence)
         held = all(self.holdings.holders(segment, v) & there for segment, v in self.candidates.items())
         return held or set(self.owners.values()) <= there
 
@@ -196,14 +170,14 @@ class Exchange:
             down = {
                 name: start.get(name, version)
                 for name, version in federation.current.items()
-                if name in start or name not in held
+                if (name in start or name not in held) and held.get(name) != self._shared.get(name, -1)
             }
-        manifests, sources, missing = self.holdings.routes(silo, held, down, self.reached(silo))
+        manifests, sources, missing = self.holdings.routes(silo, held, down, self.near.reached(silo))
         if missing or not (manifests or up):
             return None
         owners = {each: owner for each, owner in self.owners.items() if any(each.segment == m.segment for m in up)}
         wanted = {*owners.values(), *(each.silo for each in sources.values())} - {""}
-        addresses = {name: self.advertised(name) for name in wanted}
+        addresses = {name: self.near.advertised(name) for name in wanted}
         dealings = Dealings(self.revision, addresses, owners, sources)
         return Work(number, tuple(manifests), tuple(up), start, assignment.personal, dealings)
 
@@ -251,7 +225,7 @@ class Exchange:
             self.bad = BadUpdate(blamed, f"{silo}, which averages {range}, says: {reason:.300}")
         elif reason:
             log.warning("%s cannot average %s now: %.300s", silo, range, reason)
-            self._failed[silo] += 1
+            self.near.failed(silo)
             self._own(self.owners, "as before, and all is sent again")
         else:
             split(result.checksums, range.chunks)
@@ -266,24 +240,15 @@ class Exchange:
         if self.checking is None or not self.checking.judged(owner, silo, reachable):
             return
         if not reachable:
-            self.complain(silo, round, owner)
+            self.near.complain(silo, owner)
         elif finding:
-            said = f"round {round}: {silo} averaged samples again: {finding:.300}"
-            log.error("%s lies and owns nothing from now on: %s", owner, said)
-            self._federation.journal.note(f"lying {owner}", said)
+            self.near.lies(owner, f"round {round}: {silo} averaged samples again: {finding:.300}")
         self._federation.changed.notify_all()
 
     def complain(self, silo: str, round: int, other: str) -> None:
-        """A silo cannot reach another. Once is chance; it says so each time that it tries."""
+        """A silo cannot reach another."""
         self._check(round)
-        now, known = time.monotonic(), self._federation.presence.get(other)
-        first, last = self._complaints.get((silo, other), (now, now))
-        if now - last > AWAY_S:
-            first = now
-        self._complaints[silo, other] = (first, now)
-        if known is not None and now - first > SURE_S and known.heard_at > first + SURE_S:
-            log.warning("%s and %s do not reach each other", silo, other)
-            self._cut.add(frozenset((silo, other)))
+        self.near.complain(silo, other)
         self._federation.changed.notify_all()
 
     def _check(self, round: int) -> None:

@@ -94,7 +94,7 @@ class Federation:
             if progress:
                 known.progress_at = now
             if held is not None:
-                newest = self.current if self.exchange is None else {**self.current, **self.exchange.candidates}
+                newest = self.current if self.exchange is None else {**self.current, **self.exchange.ahead()}
                 for segment, version in held.items():
                     if not 0 <= version <= newest.get(segment, -1):
                         raise ProtocolError(f"{silo} holds {segment!r:.80} version {version}, which never was")
@@ -110,7 +110,7 @@ class Federation:
             known = self.versions.digest(segment, version)
             if not digest or not known or digest == known:
                 return True
-        elif self.exchange is not None and self.exchange.candidates.get(segment) == version:
+        elif self.exchange is not None and self.exchange.ahead().get(segment) == version:
             self.exchange.holdings.told(silo, segment, version, digest)
             return True
         log.warning("%s holds a version %d of %s that this federation never published", silo, version, segment)

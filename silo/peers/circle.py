@@ -7,13 +7,16 @@ rules are known and say that silos average for each other.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from feddiff.core.config import FederationConfig
 from feddiff.core.errors import ConfigError, StoreError
 from feddiff.core.identity import parse_address
-from feddiff.core.spool import Manifest
+from feddiff.core.spool import Manifest, committed
+from feddiff.core.transfer import Chunk, Commit
 from feddiff.core.trust import check_serves
 from feddiff.silo.local import Local
 from feddiff.silo.peers.delivery import Away, Delivery, Told
@@ -87,18 +90,38 @@ class Circle:
         """Bring ranges of versions, and hold the versions that they make. Raises Away, StoreError, TransferError."""
         local, dealings = self._local, work.dealings
         assert dealings is not None
-        try:
-            self.delivery.fetch(work.round, manifests, dealings, local.inbox, told)
-        except Away as error:
-            self._complain(work.round, error)
-            raise
-        segments: dict[str, list[Manifest]] = {}
+        left: dict[str, set[Manifest]] = {each.segment: set() for each in manifests}
         for each in manifests:
-            segments.setdefault(each.segment, []).append(each)
-        for pieces in segments.values():
-            local.assemble(pieces)
+            if not committed(local.inbox, each):
+                left[each.segment].add(each)
+        lock, made = threading.Lock(), []
+
+        with ThreadPoolExecutor(1, "decode") as decoder:
+
+            def whole(segment: str) -> None:
+                pieces = [each for each in manifests if each.segment == segment]
+                made.append(decoder.submit(local.assemble, pieces))
+
+            def heard(part: Chunk | Commit, manifest: Manifest) -> None:
+                told(part, manifest)
+                if isinstance(part, Commit):
+                    with lock:
+                        left[manifest.segment].discard(manifest)
+                        complete = not left[manifest.segment]
+                    if complete:
+                        whole(manifest.segment)
+
+            for segment in [segment for segment, missing in left.items() if not missing]:
+                whole(segment)
+            try:
+                self.delivery.fetch(work.round, manifests, dealings, local.inbox, heard)
+            except Away as error:
+                self._complain(work.round, error)
+                raise
+        for future in made:
+            future.result()
         held = local.held()
-        for segment in segments:
+        for segment in left:
             if segment in work.start and held[segment].is_not(work.start[segment]):
                 raise StoreError(f"{segment} came out as other bits than most silos hold; is the disk sound?")
 

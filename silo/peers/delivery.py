@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from feddiff.core.errors import DigestMismatch, FedDiffError, FederatorUnavailable, PeerUnavailable, RoundError
+from feddiff.core.errors import FedDiffError, FederatorUnavailable, PeerUnavailable, RoundError
 from feddiff.core.peers import Dealings, Declared, Tallied, kind_of
 from feddiff.core.ranges import Cut, Encoded, checksums, range_of
 from feddiff.core.spool import Manifest, Transfer, committed
@@ -129,7 +129,7 @@ class Delivery:
                     raise
 
     def fetch(self, round: int, wanted: Sequence[Manifest], dealings: Dealings, inbox: Path, told: Told) -> None:
-        """Bring ranges of new versions into a folder. Raises as ``submit``, and DigestMismatch."""
+        """Bring ranges of new versions into a folder. Raises as ``submit``."""
         plans: dict[str, list[Manifest]] = {}
         for each in wanted:
             if not committed(inbox, each):
@@ -148,6 +148,8 @@ class Delivery:
             values, size = (manifest.elements, 0) if isinstance(part, Commit) else (0, len(part.payload))
             segment, values = (manifest.segment, values) if kind == "result" else ("", 0)
             self._tallies.add(round, Tallied(silo, self._owner.name, segment, kind, values, size))
+            if isinstance(part, Commit):
+                self._check(silo, part, manifest, dealings, folder)
             told(part, manifest)
 
         with contextlib.closing(receiver):
@@ -159,11 +161,13 @@ class Delivery:
             else:
                 with self._connected(silo, dealings) as client:
                     client.fetch(round, receiver, count)
-        for each in manifests:
-            known = dealings.sources[each.transfer].digest if each.transfer in dealings.sources else b""
-            if known and committed(folder, each) != known:
-                each.path(folder).unlink(missing_ok=True)
-                raise DigestMismatch(f"{silo} gave another {each.transfer} than it told the federator of")
+
+    def _check(self, silo: str, part: Commit, manifest: Manifest, dealings: Dealings, folder: Path) -> None:
+        """Compare what a silo gave with what it told the federator of, if it is that."""
+        source = dealings.sources.get(manifest.transfer)
+        if source is not None and source.digest and source.digest != part.digest:
+            manifest.path(folder).unlink(missing_ok=True)
+            raise Away({silo: f"it gave another {manifest.transfer} than it told the federator of"})
 
     @contextlib.contextmanager
     def _connected(self, silo: str, dealings: Dealings) -> Iterator[Client]:

@@ -15,7 +15,14 @@ from concurrent.futures import CancelledError
 from pathlib import Path
 
 from feddiff.core.config import FederationConfig
-from feddiff.core.errors import FedDiffError, NotSelected, PeerUnavailable, ProtocolError
+from feddiff.core.errors import (
+    FedDiffError,
+    FederatorUnavailable,
+    NotSelected,
+    PeerUnavailable,
+    ProtocolError,
+    RoundClosed,
+)
 from feddiff.core.fold import BadUpdate
 from feddiff.core.peers import Dealings, Duty, Folding, Sample, lost
 from feddiff.core.spool import Manifest
@@ -28,7 +35,8 @@ from feddiff.silo.peers.tallies import Tallies
 
 BEAT_S = 2.0
 """How often the federator is asked whether an average is still wanted: it also hears that this silo lives."""
-WAIT_S = 1.0
+WAIT_S, LONGEST_S = 1.0, 30.0
+"""Between questions to a federator that does not answer."""
 GRANTED_S = 10.0
 """How long an owner may not know yet that this silo is to check it."""
 log = logging.getLogger("feddiff.silo")
@@ -70,19 +78,22 @@ class Errands:
         self._liaison.close()
 
     def _run(self) -> None:
-        known = ""
+        known, wait = "", WAIT_S
         while not self._stopping.is_set():
             try:
                 duty = self._liaison.duty(known)
+                wait = WAIT_S
                 self._owner.accept(duty)
                 known = ""
                 self._do(duty)
                 self._liaison.tell(self._tallies)
                 known = duty.id
             except FedDiffError as error:
-                if not self._stopping.is_set():
-                    log.log(logging.DEBUG if isinstance(error, NotSelected) else logging.WARNING, "%s", error.sentence)
-                self._stopping.wait(WAIT_S)
+                # The silo's own work meets a federator that is away, too, and says so.
+                quiet = self._stopping.is_set() or isinstance(error, NotSelected | FederatorUnavailable | RoundClosed)
+                log.log(logging.DEBUG if quiet else logging.WARNING, "%s", error.sentence)
+                self._stopping.wait(wait)
+                wait = min(2 * wait, LONGEST_S)
 
     def _do(self, duty: Duty) -> None:
         for folding in duty.folds:

@@ -28,7 +28,7 @@ from feddiff.core.ranges import Cut, Encoded, checksums, range_of
 from feddiff.core.spool import Manifest, Spool, Transfer, checksum, committed
 from feddiff.core.store import WeightsReader
 from feddiff.core.transfer import Chunk, Commit, Receiver
-from feddiff.silo.local import held_file
+from feddiff.silo.local import held_file, newest
 from feddiff.silo.peers.averaging import Watched, average, loses
 from feddiff.silo.peers.losses import Losses
 
@@ -149,13 +149,17 @@ class Owner:
         with self._making[manifest.transfer]:
             if not committed(self._made, manifest):
                 if manifest.transfer.startswith("lost.") and granted:
-                    with WeightsReader(held_file(self._state, manifest.segment, manifest.version)) as held:
-                        self._losses.encode(manifest, held.size(manifest.segment), self._made)
+                    self._losses.encode(manifest, self._size(manifest.segment), self._made)
                 elif manifest.transfer.startswith("down.") and range_of(manifest).chunks and granted:
                     return self._cut(manifest)
                 else:
                     self._snapshot(manifest)
         return Transfer(place)
+
+    def _size(self, segment: str) -> int:
+        """Values in a segment."""
+        with WeightsReader(held_file(self._state, segment, newest(self._state)[segment])) as held:
+            return held.size(segment)
 
     def _input(self, duty: Duty, manifest: Manifest) -> Encoded:
         """One chunk of what another silo sent."""

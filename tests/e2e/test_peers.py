@@ -16,8 +16,10 @@ ROUNDS = 3
 SAMPLES = {"hospital-a": 30, "hospital-b": 7, "hospital-c": 101}
 
 
-def trained(folder: Path, plan: str, codec: str, silos: int = 3, more: str = "") -> tuple[Stage, list[Hospital]]:
-    """A federation at its end; ``more``: lines before [model]."""
+def trained(
+    folder: Path, plan: str, codec: str, silos: int = 3, more: str = "", killed: str = ""
+) -> tuple[Stage, list[Hospital]]:
+    """A federation at its end; ``more``: lines before [model]; ``killed``: when the federator says this."""
     stage = Stage(folder)
     stage.found(plan, ROUNDS, silos, scale=3)
     text = stage.rules.read_text().replace("[codec]\n", f'[codec]\nup = "{codec}"\ndown = "{codec}"\n')
@@ -26,6 +28,10 @@ def trained(folder: Path, plan: str, codec: str, silos: int = 3, more: str = "")
     try:
         server = stage.serve()
         hospitals = [stage.hospital(name, SAMPLES[name]).start() for name in list(SAMPLES)[:silos]]
+        if killed:
+            stage.until(killed, lambda: killed in server.told())
+            server.kill()
+            server = stage.serve()
         stage.until("the federation ends", lambda: server.code is not None)
         assert server.code == 0, server.told()
         for hospital in hospitals:
@@ -39,8 +45,18 @@ def trained(folder: Path, plan: str, codec: str, silos: int = 3, more: str = "")
     ("plan", "codec"), [("full", "fp32"), ("full", "int4"), ("usplit", "int8"), ("ulatdec", "int4"), ("udec", "int8")]
 )
 def test_peers_publish_the_bits_of_the_star(tmp_path: Path, plan: str, codec: str) -> None:
-    star, mine = trained(tmp_path / "star", plan, codec)
-    peer, theirs = trained(tmp_path / "peer", plan, codec, more='topology = "peer"\npeer.checkpoint = 1')
+    same(tmp_path, plan, codec)
+
+
+@pytest.mark.parametrize("phase", ["round 2, revision 2", "fetch what the round made"])
+def test_a_federator_that_is_killed_goes_on_with_the_round(tmp_path: Path, phase: str) -> None:
+    same(tmp_path, "full", "int8", phase)
+
+
+def same(folder: Path, plan: str, codec: str, killed: str = "") -> None:
+    """Star and peers come to the same bits, and train from them."""
+    star, mine = trained(folder / "star", plan, codec)
+    peer, theirs = trained(folder / "peer", plan, codec, more='topology = "peer"\npeer.checkpoint = 1', killed=killed)
     current = star.opened().journal.current()
     assert peer.opened().journal.current() == current
     for segment, version in current.items():
