@@ -1,6 +1,6 @@
 """Which silos are there for others, and who reaches whom, where silos average for each other.
 
-What lasts is in the journal: where a silo says it listens, and what it was found out with. The rest is of one round, and
+What lasts is in the journal: where a silo says it listens, what it was found out with. The rest is of one round, and
 is learnt again after a restart: silos that cannot reach each other say so each time that they try.
 """
 
