@@ -79,7 +79,7 @@ def live(
     make_learner: Callable[[FederationConfig], Learner],
     made: Callable[[Silo], None] = lambda silo: None,
     accept_pool: bool = False,
-    among: Callable[[Local], Circle] | None = None,
+    among: Callable[[Local, Client], Circle] | None = None,
 ) -> None:
     """Run one enrolled silo until the federation is finished, and close its client. ``made`` is given it before.
 
@@ -87,14 +87,12 @@ def live(
     """
     try:
         local = Local(state)
-        circle = among(local) if among is not None else None
+        circle = among(local, client) if among is not None else None
         try:
             silo = Silo(name, local, client, make_learner, Display(bars=False), accept_pool, circle)
             made(silo)
             silo.run()
         finally:
-            if circle is not None:
-                circle.close()
             local.close()
     finally:
         client.close()

@@ -47,7 +47,7 @@ def main() -> int:
             state,
             Client(address, state),
             lambda _: learner,
-            among=lambda local: Circle(name, local, address, listen),
+            among=lambda local, client: Circle(name, local, address, listen, renewal=client.renewal),
         )
         return 0
 

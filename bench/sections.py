@@ -91,3 +91,11 @@ class SweepSection(Section):
     quality: QualitySection | None = None
     """Without it models are measured by their validation loss alone."""
     grid: Annotated[tuple[GridSection, ...], Field(strict=False, min_length=1)] = (GridSection(),)
+
+    @model_validator(mode="after")
+    def _the_grid_decides(self) -> Self:
+        for name, table in self.strategies.items():
+            rounds = table.get("rounds")
+            if "seed" in table or (isinstance(rounds, dict) and "participants" in rounds):
+                raise ValueError(f"strategies.{name}: seeds and numbers of silos are the grid's: grid.seed, grid.silos")
+        return self

@@ -262,6 +262,8 @@ _WORDS = {
 
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors()[0]
+    if problem["loc"][:1] == ("frozen",):
+        return f"frozen: must be a number of segments, or a list of their names (got {problem['input']!r:.60})"
     place = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         section: type[Section] = FederationConfig

@@ -78,7 +78,7 @@ class CertificateExpired(IdentityError):
 
 
 class Revoked(IdentityError):
-    """The silo was evicted from the federation."""
+    """This certificate is revoked."""
 
 
 class ProtocolError(FedDiffError):

@@ -11,16 +11,19 @@ The folder's shape is the labelling: with ``data.classes``, the first folder bel
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import math
+import mmap
 import os
 import stat
 import warnings
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +33,7 @@ from feddiff.core.config import FederationConfig
 from feddiff.core.errors import DataError
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}
+ACCEPTED = "PNG, JPEG, TIFF, BMP or .npy files"
 MAX_SLICES = 1 << 20
 """Images in one .npy file: slices of one pixel, each grown to the model's size, must not become terabytes."""
 
@@ -50,6 +54,50 @@ class Images:
     """Images by label; "" for those without one."""
     skipped: tuple[tuple[Path, str], ...]
     """Files (and linked folders) that could not be used, relative to the folder, each with the reason."""
+    kinds: dict[str, int] = field(default_factory=dict)
+    """Images by kind, e.g. PNG."""
+
+
+class Album:
+    """Images in the making: what was read of a folder so far, and what was left out."""
+
+    def __init__(self, folder: Path, config: FederationConfig, accepted: str = ACCEPTED) -> None:
+        """``accepted``: what a person is told to put there if there is nothing."""
+        self._folder, self._config, self._accepted = folder, config, accepted
+        self._pixels, self._labels, self._kinds = bytearray(), list[int](), Counter[str]()
+        self._skipped: list[tuple[Path, str]] = []
+
+    def add(self, kind: str, label: int, pixels: bytes, images: int) -> None:
+        """Put in ``images`` of a label (a place in ``data.classes`` or -1), as ``fit`` gives them."""
+        self._pixels += pixels
+        self._labels += [label] * images
+        self._kinds[kind] += images
+
+    def skip(self, path: Path, reason: str) -> None:
+        """Leave a file out, for a reason that holds nothing out of the file."""
+        self._skipped.append((path, reason))
+
+    def images(self) -> Images:
+        """All of it. Raises DataError if there is none."""
+        config, skipped = self._config, self._skipped
+        if skipped:
+            logger.warning("%s: %d files cannot be used: %s", self._folder, len(skipped), _some(skipped, 5))
+        if not self._labels:
+            raise DataError(_nothing(self._folder, config, skipped, self._accepted))
+        size, channels = shape(config)
+        names = {-1: "", **dict(enumerate(config.data.classes))}
+        return Images(
+            pixels=np.frombuffer(self._pixels, np.uint8).reshape(-1, channels, size, size),
+            labels=np.array(self._labels, np.int64) if config.data.classes else None,
+            counts={names[label]: count for label, count in sorted(Counter(self._labels).items())},
+            skipped=tuple(skipped),
+            kinds=dict(self._kinds),
+        )
+
+
+def shape(config: FederationConfig) -> tuple[int, int]:
+    """(pixels along a side, channels) of the model's images."""
+    return int(config.model["sample_size"]), int(config.model["in_channels"])
 
 
 def read_images(folder: Path, config: FederationConfig) -> Images:
@@ -64,42 +112,52 @@ def read_images(folder: Path, config: FederationConfig) -> Images:
 
     Raises DataError, saying what to do, if there is no such folder or not one usable image in it.
     """
-    if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
-        raise DataError(f"{folder} {what}; name the folder that holds the images")
-    size, channels = int(config.model["sample_size"]), int(config.model["in_channels"])
-    pixels, labels, skipped = bytearray(), list[int](), list[tuple[Path, str]]()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's may quote a file's metadata
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        for path, closed in _files(folder):
+    size, channels = shape(config)
+    album = Album(folder, config)
+    with quiet():
+        for path, closed in files(folder, is_plain):
             try:
                 if closed:
                     raise DataError(closed)
-                label = _label(path, config)
-                read = [_fit(image, size, channels) for image in _read(folder / path)]
+                label = folder_label(path.parts[:-1], config)
+                with (folder / path).open("rb") as file:
+                    read = [fit(image, size, channels) for image in pictures(file, path.suffix)]
             except DataError as error:
-                skipped.append((path, str(error)))
+                album.skip(path, str(error))
             except Exception as error:  # parsers raise anything when the bytes are hostile
-                skipped.append((path, f"cannot be read ({type(error).__name__})"))
+                album.skip(path, f"cannot be read ({type(error).__name__})")
             else:
-                pixels += b"".join(read)
-                labels += [label] * len(read)
-    if skipped:
-        logger.warning("%s: %d files cannot be used: %s", folder, len(skipped), _some(skipped, 5))
-    if not labels:
-        raise DataError(_nothing(folder, config, skipped))
-    names = {-1: "", **dict(enumerate(config.data.classes))}
-    return Images(
-        pixels=np.frombuffer(pixels, np.uint8).reshape(-1, channels, size, size),
-        labels=np.array(labels, np.int64) if config.data.classes else None,
-        counts={names[label]: count for label, count in sorted(Counter(labels).items())},
-        skipped=tuple(skipped),
-    )
+                album.add(kind(path.suffix), label, b"".join(read), len(read))
+    return album.images()
 
 
-def _files(folder: Path) -> list[tuple[Path, str]]:
-    """Relative paths of what may be an image, in order; with the reason not to open one, or ""."""
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No warnings of Pillow's, which may quote a file's metadata; but its decompression bombs are errors."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def is_plain(path: PurePath) -> bool:
+    """Whether a file is one of those that ``read_images`` reads, by its name."""
+    return path.suffix.lower() in (*FORMATS, ".npy")
+
+
+def kind(suffix: str) -> str:
+    """What a plain file is called in an inventory."""
+    return FORMATS.get(suffix.lower(), "NumPy")
+
+
+def files(folder: Path, wanted: Callable[[Path], bool]) -> list[tuple[Path, str]]:
+    """Relative paths of all files that are ``wanted``, in order; with the reason not to open one, or "".
+
+    Hidden files and folders are passed over, links to folders not followed. Raises DataError if it is no folder.
+    """
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise DataError(f"{folder} {what}; name the folder that holds the images")
     found: list[tuple[Path, str]] = []
 
     def unlisted(error: OSError) -> None:
@@ -112,7 +170,7 @@ def _files(folder: Path) -> list[tuple[Path, str]]:
             if path.is_symlink():
                 found.append((path.relative_to(folder), "is a link to a folder; put the folder itself there"))
         for path in (here / name for name in files if not name.startswith(".")):
-            if path.suffix.lower() in (*FORMATS, ".npy"):
+            if wanted(path):
                 found.append((path.relative_to(folder), _closed(path)))
     return sorted(found, key=lambda entry: entry[0].as_posix())
 
@@ -125,24 +183,28 @@ def _closed(path: Path) -> str:
         return f"cannot be read ({type(error).__name__})"
 
 
-def _label(path: Path, config: FederationConfig) -> int:
-    """An image's place in ``data.classes``, or -1, of which a model with a null class learns, too. Raises DataError."""
+def folder_label(folders: Sequence[str], config: FederationConfig) -> int:
+    """The place in ``data.classes`` of an image in these nested folders, or -1, of which a model with a null class
+    learns, too. Raises DataError."""
     classes = config.data.classes
-    if classes and len(path.parts) > 1:
-        if path.parts[0] not in classes:
+    if classes and folders:
+        if folders[0] not in classes:
             raise DataError("is in a folder that is not one of data.classes")
-        return classes.index(path.parts[0])
+        return classes.index(folders[0])
     if config.conditional and config.null_class is None:
         raise DataError("is not in the folder of a class")
     return -1
 
 
-def _read(path: Path) -> Iterator[Image.Image]:
-    """The images of one file, mode L or RGB."""
-    if path.suffix.lower() == ".npy":
-        yield from _read_array(path)
+def pictures(file: BinaryIO, suffix: str) -> Iterator[Image.Image]:
+    """The images of one plain file, mode L or RGB. Raises DataError, and anything if the bytes are hostile."""
+    if suffix.lower() == ".npy":
+        if isinstance(file, io.BytesIO):
+            yield from _read_array(file.getbuffer())
+        else:
+            yield from _read_array(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         return
-    with Image.open(path, formats=sorted(set(FORMATS.values()))) as image:
+    with Image.open(file, formats=sorted(set(FORMATS.values()))) as image:
         if image.mode.startswith(("I", "F")):
             grey = np.asarray(image)
             yield Image.fromarray(_bytes(grey, *_range(grey)))
@@ -154,22 +216,22 @@ def _read(path: Path) -> Iterator[Image.Image]:
             yield image.convert("L" if image.mode in ("1", "L") else "RGB")
 
 
-def _read_array(path: Path) -> Iterator[Image.Image]:
+def _read_array(content: mmap.mmap | memoryview) -> Iterator[Image.Image]:
     """The images of a .npy file, which is mapped, not loaded."""
-    with path.open("rb") as file:
-        version = np.lib.format.read_magic(file)
-        if version == (1, 0):
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-        elif version == (2, 0):
-            shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
-        else:
-            raise DataError("is a .npy file of a version other than 1 or 2")
-        start, present = file.tell(), os.fstat(file.fileno()).st_size
+    file = io.BytesIO(content[: 1 << 16])
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    elif version == (2, 0):
+        shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
+    else:
+        raise DataError("is a .npy file of a version other than 1 or 2")
+    start, present = file.tell(), len(content)
     if dtype.kind not in "buif" or dtype.itemsize > 8:
         raise DataError("does not hold whole numbers or floats")
     if min(shape, default=0) < 1 or math.prod(shape) * dtype.itemsize > present - start:
         raise DataError("is empty or shorter than its header says")
-    array = np.memmap(path, dtype, "r", start, shape, "F" if fortran else "C")
+    array = np.frombuffer(content, dtype, math.prod(shape), start).reshape(shape, order="F" if fortran else "C")
     if array.ndim == 2:
         stack = array[None, ..., None]
     elif array.ndim == 3 and shape[2] in (1, 3):
@@ -205,22 +267,23 @@ def _bytes(values: npt.NDArray[Any], low: float, high: float) -> npt.NDArray[np.
     return np.round((values.astype(np.float64) / 2 - low / 2) / span * 255).astype(np.uint8)
 
 
-def _fit(image: Image.Image, size: int, channels: int) -> bytes:
-    """The central square at the model's size, C order of (C, S, S)."""
+def fit(image: Image.Image, size: int, channels: int, aspect: float = 1.0) -> bytes:
+    """The central square at the model's size, C order of (C, S, S). ``aspect``: a pixel's height by its width."""
     # Cut before resizing: a strip of one pixel by millions would grow beyond all memory.
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    square = image.crop((left, top, left + side, top + side))
-    if side != size:
+    side = min(image.width, image.height * aspect)
+    wide, high = (max(round(length), 1) for length in (side, side / aspect))
+    left, top = (image.width - wide) // 2, (image.height - high) // 2
+    square = image.crop((left, top, left + wide, top + high))
+    if (wide, high) != (size, size):
         square = square.resize((size, size), Image.Resampling.LANCZOS if side > size else Image.Resampling.BICUBIC)
     pixels = np.asarray(square.convert("L" if channels == 1 else "RGB")).reshape(size, size, channels)
     return pixels.transpose(2, 0, 1).tobytes()
 
 
-def _nothing(folder: Path, config: FederationConfig, skipped: list[tuple[Path, str]]) -> str:
+def _nothing(folder: Path, config: FederationConfig, skipped: Sequence[tuple[Path, str]], accepted: str) -> str:
     classes = config.data.classes
     where = f"into one folder for each class ({', '.join(classes)})" if classes else "there"
-    message = f"{folder} holds no usable image; put PNG, JPEG, TIFF, BMP or .npy files {where}"
+    message = f"{folder} holds no usable image; put {accepted} {where}"
     # No names here: an error's text may go where the images' names must not.
     reasons = Counter(reason for _, reason in skipped).most_common(3)
     return f"{message}; skipped: {'; '.join(f'{n} x {reason}' for reason, n in reasons)}" if skipped else message

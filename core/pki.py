@@ -16,6 +16,7 @@ times are timezone-aware. What cannot be parsed raises IdentityError.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -37,10 +38,14 @@ from feddiff.core.identity import (
     load_certificate,
     silo_host,
 )
-from feddiff.core.trust import PrivateKey, check_dates, check_key_matches, load_authority, load_key
+from feddiff.core.trust import PrivateKey, check_dates, check_key_matches, common_name, load_authority, load_key
 
 MAX_REQUEST_BYTES = 16 << 10
 MAX_DAYS = 36_500
+DAYS = 30
+"""How long certificates of silos and of the server are good; they renew themselves long before."""
+RENEWED_AT = 2 / 3
+"""Of a certificate's life."""
 CLOCK_SKEW = timedelta(hours=1)
 """Certificates start this much early: a hospital's clock that is behind must not refuse a new one."""
 
@@ -52,7 +57,7 @@ def make_key() -> bytes:
     return _key_pem(ec.generate_private_key(ec.SECP256R1()))
 
 
-def create_authority(federation: str, now: datetime, days: int = 3650) -> tuple[bytes, bytes]:
+def create_authority(federation: str, now: datetime, days: float = 3650) -> tuple[bytes, bytes]:
     """A federation's CA: (certificate, key). It signs certificates, but no further CA. Raises ConfigError."""
     key = ec.generate_private_key(ec.SECP256R1())
     ends = now + _lifetime(days)
@@ -60,7 +65,7 @@ def create_authority(federation: str, now: datetime, days: int = 3650) -> tuple[
 
 
 def issue_federator(
-    ca: bytes, ca_key: bytes, key: bytes, names: Sequence[str], now: datetime, days: int = 825
+    ca: bytes, ca_key: bytes, key: bytes, names: Sequence[str], now: datetime, days: float = DAYS
 ) -> bytes:
     """The federator's server certificate, for the DNS names and IP addresses that silos reach it under.
 
@@ -69,9 +74,7 @@ def issue_federator(
     if not names:
         raise ConfigError("a federator needs at least one host name or IP address that silos reach it under")
     hosts = [_general_name(check_host(name)) for name in names]
-    federation = load_certificate(ca).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    name = check_name(str(federation[0].value) if federation else "")
-    return _issue(ca, ca_key, "federator", name, load_key(key).public_key(), now, days, hosts)
+    return _issue(ca, ca_key, "federator", check_name(common_name(ca)), load_key(key).public_key(), now, days, hosts)
 
 
 def request_certificate(key: bytes, name: str) -> bytes:
@@ -88,7 +91,7 @@ def issue_client(
     role: Literal["silo", "operator"],
     name: str,
     now: datetime,
-    days: int = 365,
+    days: float = DAYS,
 ) -> bytes:
     """A client certificate for the key of a request. Nothing else of the request is looked at.
 
@@ -97,6 +100,39 @@ def issue_client(
     """
     hosts = [x509.DNSName(silo_host(check_name(name)))] if role == "silo" else []
     return _issue(ca, ca_key, role, check_name(name), _requested_key(csr), now, days, hosts)
+
+
+def renewal_due(certificate: bytes) -> datetime:
+    """When a certificate is to be renewed: at two thirds of the life that it was issued for. Raises IdentityError."""
+    found = load_certificate(certificate)
+    issued = found.not_valid_before_utc + CLOCK_SKEW
+    return issued + RENEWED_AT * (found.not_valid_after_utc - issued)
+
+
+def key_digest(csr: bytes) -> str:
+    """SHA-256 of the public key of a request (its SubjectPublicKeyInfo, RFC 5280 4.1), hexadecimal.
+
+    Raises IdentityError for a request that ``issue_client`` would not take.
+    """
+    spki = _requested_key(csr).public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(spki).hexdigest()
+
+
+def requested_name(csr: bytes) -> str:
+    """The name that whoever made a request gave in it; it proves nothing. Raises IdentityError, ConfigError."""
+    _requested_key(csr)
+    found = x509.load_pem_x509_csr(csr).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return check_name(str(found[0].value) if found else "")
+
+
+def hosts(certificate: bytes) -> list[str]:
+    """The DNS names and IP addresses in a server's certificate. Raises IdentityError."""
+    try:
+        found = load_certificate(certificate).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return []
+    names = found.get_values_for_type(x509.DNSName)
+    return [*names, *(str(each) for each in found.get_values_for_type(x509.IPAddress))]
 
 
 def invitation_certificate(name: str, secret: bytes) -> tuple[bytes, bytes]:
@@ -125,7 +161,7 @@ def _issue(
     name: str,
     public_key: _PublicKey,
     now: datetime,
-    days: int,
+    days: float,
     hosts: Sequence[x509.GeneralName] = (),
 ) -> bytes:
     authority = load_authority(ca)
@@ -209,9 +245,9 @@ def _requested_key(csr: bytes) -> _PublicKey:
     return key
 
 
-def _lifetime(days: int) -> timedelta:
-    if not 1 <= days <= MAX_DAYS:
-        raise ConfigError(f"a certificate lasts 1 to {MAX_DAYS} days, not {days}")
+def _lifetime(days: float) -> timedelta:
+    if not 0 < days <= MAX_DAYS:
+        raise ConfigError(f"a certificate lasts up to {MAX_DAYS} days, not {days}")
     return timedelta(days=days)
 
 

@@ -12,10 +12,13 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import NameOID
 
 from feddiff.core.errors import CertificateExpired, ConfigError, IdentityError
 from feddiff.core.identity import MAX_PEM_BYTES, Identity, load_certificate, silo_host
 
+MAX_AUTHORITIES = 4
+_BEGIN = b"-----BEGIN CERTIFICATE-----"
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
@@ -24,13 +27,39 @@ def fingerprint(cert: bytes) -> bytes:
     return load_certificate(cert).fingerprint(hashes.SHA256())
 
 
+def common_name(cert: bytes) -> str:
+    """Of a certificate's subject; empty if it has none. A CA's is the federation's name."""
+    found = load_certificate(cert).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(found[0].value) if found else ""
+
+
+def split(bundle: bytes) -> list[bytes]:
+    """The certificates of a PEM text that may hold several, as the CAs of a federation are two while one is replaced.
+
+    Raises IdentityError for none or more than ``MAX_AUTHORITIES``, and for what is no certificate of a CA.
+    """
+    parts = [_BEGIN + part for part in bundle.split(_BEGIN)[1:]]
+    if not 1 <= len(parts) <= MAX_AUTHORITIES:
+        raise IdentityError(f"1 to {MAX_AUTHORITIES} certificates of CAs expected, {len(parts)} found")
+    for each in parts:
+        load_authority(each)
+    return parts
+
+
+def check_signed_by_any(leaf: bytes, bundle: bytes, now: datetime) -> Identity:
+    """``check_signed_by`` for the one of several CAs that signed. Raises IdentityError, CertificateExpired."""
+    authorities = split(bundle)
+    signers = [each for each in authorities if is_signed_by(leaf, each)]
+    return check_signed_by(leaf, (signers or authorities)[0], now)
+
+
 def check_authority(ca: bytes, expected_fingerprint: bytes) -> None:
     """Check that this is a CA, and the one the invitation speaks of. Raises IdentityError."""
     found = load_authority(ca).fingerprint(hashes.SHA256())
     if found != expected_fingerprint:
         raise IdentityError(
             f"the CA is {found.hex()[:16]}, the invitation speaks of {expected_fingerprint.hex()[:16]}: "
-            "this is another federation's, or somebody stands in between"
+            "this is another federation's, or somebody stands in between; or its CA was replaced: ask for a new one"
         )
 
 
@@ -41,16 +70,19 @@ def check_signed_by(leaf: bytes, ca: bytes, now: datetime) -> Identity:
     IdentityError, CertificateExpired.
     """
     certificate, authority = load_certificate(leaf), load_authority(ca)
-    try:
-        certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+    if not _signed(certificate, authority):
         raise IdentityError(
             f"{_describe(certificate)}, issued by {certificate.issuer.rfc4514_string()[:120]!r}, "
             f"is not signed by {_describe(authority)}"
-        ) from None
+        )
     check_dates(certificate, now)
     check_dates(authority, now)
     return Identity.from_certificate(leaf)
+
+
+def is_signed_by(leaf: bytes, ca: bytes) -> bool:
+    """Whether the CA signed a certificate, whatever the dates. Raises IdentityError for what is neither."""
+    return _signed(load_certificate(leaf), load_authority(ca))
 
 
 def check_key_matches(cert: bytes, key: bytes) -> None:
@@ -93,6 +125,14 @@ def check_dates(certificate: x509.Certificate, now: datetime) -> None:
             f"{_describe(certificate)} is valid from {begins:{minute}} to {ends:{minute}} UTC, "
             f"this clock says {now.astimezone(UTC):{minute}}: set the clock or get a new certificate"
         )
+
+
+def _signed(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
 
 
 def _describe(certificate: x509.Certificate) -> str:

@@ -62,6 +62,8 @@ SERVER_OPTIONS = [
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    # A silo that got no CPU for minutes sends the pings of all of them at once; 2, the default, would cut it off.
+    ("grpc.http2.max_ping_strikes", 100),
     ("grpc.so_reuseport", 0),
 ]
 
@@ -186,6 +188,13 @@ def raised(error: grpc.RpcError) -> errors.FedDiffError:
         return errors.TooLarge(details)
     if call.code() in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INVALID_ARGUMENT):
         return errors.ProtocolError(f"the federator does not understand this silo: {details}")
+    if "CERTIFICATE_VERIFY_FAILED" in details:
+        details = (
+            "whoever answers there shows no certificate of this federation's CA, or one outside its dates;"
+            f" `feddiff-silo doctor` says which CA it is of ({details[-200:]})"
+        )
+    elif "Socket closed" in details:
+        details += "; it may refuse this certificate: its log says so, and `feddiff-silo doctor`"
     return errors.FederatorUnavailable(f"{call.code().name.lower()}: {details}")
 
 

@@ -8,8 +8,12 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from feddiff.core import console
+
+if TYPE_CHECKING:
+    from feddiff.federator.journal import Round
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,17 +37,44 @@ def parser() -> argparse.ArgumentParser:
     init.add_argument("--also", action="append", default=[], metavar="NAME", help="another name or IP of this host")
     init.add_argument("--name", default="federation", help="the federation's name")
     init.add_argument("--preset", default="digits-16", help="the model to begin with")
+    init.add_argument(
+        "--lifetime", default="30d", metavar="TIME", help="of certificates, which renew themselves (default: 30d)"
+    )
     invite = add("invite", "Print the command that makes an institution a silo of this federation.")
     invite.add_argument("name", help="the silo's name, e.g. hospital-a")
     invite.add_argument("--expires", default="7d", metavar="TIME", help="e.g. 12h or 7d (default: 7d)")
     invite.add_argument("--token-only", action="store_true", help="print only the token")
+    approve = add("approve", "Make the grant of a request that was carried here, where no invitation can be pasted.")
+    approve.add_argument("request", type=Path)
+    approve.add_argument("--fingerprint", metavar="HEX", help="of the request, as the institution reads it to you")
+    approve.add_argument("--out", type=Path, required=True, metavar="GRANT")
+    rotate = add("rotate-ca", "Replace the CA, while the federation goes on: silos learn the new one as they renew.")
+    rotate.add_argument("--within", metavar="TIME", help="then the old one goes in any case (default: a lifetime)")
+    rotate.add_argument("--finish", action="store_true", help="let the old one go now")
+    operator = add("operator", "Print a new token with which a person steers this federation from its page.")
+    operator.add_argument("name", help="the operator's name, e.g. anna")
+    operator.add_argument("--expires", default="30d", metavar="TIME", help="e.g. 12h or 30d (default: 30d)")
     serve = add("serve", "Run the federation until its rounds are done.")
     serve.add_argument("--listen", metavar="HOST:PORT", help="default: all addresses, the port given to init")
     serve.add_argument("--initial", type=Path, metavar="PATH", help="a published model, for rules that begin with it")
     serve.add_argument("--extractor", type=Path, metavar="FILE", help="TorchScript that makes features of images")
     serve.add_argument("--reference", type=Path, metavar="FOLDER", help="LABEL/IMAGE: what the model is measured by")
     serve.add_argument("--pool", type=Path, metavar="FOLDER", help="public images: consent to give them to silos")
+    serve.add_argument("--metrics", metavar="HOST:PORT", help="tell Prometheus here, e.g. 127.0.0.1:9464")
+    serve.add_argument(
+        "--track",
+        action="append",
+        default=[],
+        metavar="TRACKER",
+        help="tell every round, measurement and grid of samples to tensorboard:FOLDER or mlflow:http://HOST:PORT",
+    )
     serve.add_argument("--verbose", action="store_true")
+    doctor = add("doctor", "Say what is wrong with this federator, and what to do. Give it what `serve` is given.")
+    doctor.add_argument("--listen", default="", metavar="HOST:PORT", help="as for serve")
+    doctor.add_argument("--extractor", type=Path, metavar="FILE", help="as for serve")
+    doctor.add_argument("--reference", type=Path, metavar="FOLDER", help="as for serve")
+    doctor.add_argument("--pool", type=Path, metavar="FOLDER", help="as for serve")
+    doctor.add_argument("--json", action="store_true", help="findings as JSON")
     for name, text in (
         ("status", "What the federation is doing, and what it waits for."),
         ("ledger", "What every round cost: one row per round, silo, segment and direction."),
@@ -59,9 +90,9 @@ def parser() -> argparse.ArgumentParser:
         ("stop", "Let the open round end, then finish the federation."),
     ):
         add(name, text)
-    evict = add("evict", "Refuse a silo from now on.")
-    evict.add_argument("name")
-    evict.add_argument("--reason", default="by the operator")
+    revoke = add("revoke", "Refuse a silo's certificate from now on and cut its streams; or an operator's token.")
+    revoke.add_argument("name", help="of a silo, an invited one, or an operator")
+    revoke.add_argument("--reason", default="by the operator")
     add("reinstate", "Take back a silo that the filter put out.").add_argument("name")
     sample = add("sample", "Draw images from the global model.")
     sample.add_argument("--out", type=Path, required=True, metavar="GRID.PNG")
@@ -78,7 +109,7 @@ def parser() -> argparse.ArgumentParser:
     return root
 
 
-_FIELDS = {"evict": {"silo": "name", "reason": "reason"}, "reinstate": {"silo": "name"}}
+_FIELDS = {"reinstate": {"silo": "name"}}
 """Of an order's request, and the options that they are."""
 
 
@@ -91,7 +122,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.command == "init":
         from feddiff.federator import site
 
-        print(site.init(options.folder, options.name, options.preset, options.address, options.also))
+        print(site.init(options.folder, options.name, options.preset, options.address, options.also, options.lifetime))
         return 0
     if options.command == "invite":
         from feddiff.federator import site
@@ -99,11 +130,37 @@ def _run(options: argparse.Namespace) -> int:
         token = site.invite(options.config, options.name, options.expires)
         print(token if options.token_only else site.invitation_text(token, options.name, options.expires))
         return 0
+    if options.command == "operator":
+        from feddiff.federator import site
+
+        print(site.operator(options.config, options.name, options.expires))
+        return 0
+    if options.command == "approve":
+        from feddiff.federator import approval
+
+        print(approval.approve(options.config, options.request, options.fingerprint, options.out))
+        return 0
+    if options.command in ("revoke", "rotate-ca"):
+        from feddiff.federator import custody
+
+        if options.command == "revoke":
+            print(custody.revoke(options.config, options.name, options.reason))
+        else:
+            print(custody.rotate(options.config, options.within, options.finish))
+        return 0
     if options.command == "serve":
         return _serve(options)
+    if options.command == "doctor":
+        from feddiff.core import finding
+        from feddiff.core.wire import SOFTWARE
+        from feddiff.federator import doctor
+
+        given = (options.extractor, options.reference, options.pool)
+        patient = doctor.Patient(options.config, options.listen, *given)
+        return finding.tell(doctor.examine(patient), SOFTWARE, options.json)
     from feddiff.federator import desk
 
-    if options.command in ("pause", "resume", "stop", "evict", "reinstate"):
+    if options.command in ("pause", "resume", "stop", "reinstate"):
         order = {name: getattr(options, key) for name, key in _FIELDS.get(options.command, {}).items()}
         print(desk.order(options.config, options.command, order))
     elif options.command == "status":
@@ -135,7 +192,8 @@ def _serve(options: argparse.Namespace) -> int:
     console.many_files()
     console.log_lines(options.verbose)
     from feddiff.core.config import load
-    from feddiff.federator import site
+    from feddiff.core.exposition import Exposition
+    from feddiff.federator import metrics, site, tracking
     from feddiff.federator.daemon import Federator
     from feddiff.federator.progress import round_line
 
@@ -145,6 +203,8 @@ def _serve(options: argparse.Namespace) -> int:
     config = load(options.config)
     folder = options.config.resolve().parent
     listen = options.listen or f"[::]:{site.address(folder)[1]}"
+    exposition = None if options.metrics is None else Exposition(options.metrics)
+    trackers = {target: tracking.parse(target) for target in options.track}
     given = (options.extractor, options.reference, options.initial, options.pool)
     federator = Federator(folder, config, listen, *given)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -152,7 +212,21 @@ def _serve(options: argparse.Namespace) -> int:
     if stopping.is_set():  # the signal came while the federator was being made
         federator.stop()
     print(f"{config.name}: {config.plan}, {config.rounds.count} rounds, port {federator.port}", flush=True)
-    federator.run(lambda closed: print(round_line(federator.federation, closed), flush=True))
+    if exposition is not None:
+        metrics.tell(exposition, federator.federation)
+    tracked = tracking.Tracking(federator.federation, trackers)
+    tracked.start()
+
+    def told(closed: Round) -> None:
+        print(round_line(federator.federation, closed), flush=True)
+        tracked.told(closed)
+
+    try:
+        federator.run(told)
+    finally:
+        tracked.close()
+        if exposition is not None:
+            exposition.close()
     return 0
 
 

@@ -16,18 +16,17 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent import futures
-from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
 
-from feddiff.core import trust, wire
+from feddiff.core import tls, wire
 from feddiff.core.config import FederationConfig
 from feddiff.core.errors import ConfigError, FedDiffError, StoreError
 from feddiff.core.fold import BadUpdate
-from feddiff.core.identity import load_certificate
 from feddiff.core.store import WeightsReader
 from feddiff.federator import operator, site, warmup
+from feddiff.federator.authority import Authority
 from feddiff.federator.conclusion import conclude, standing
 from feddiff.federator.database import Database
 from feddiff.federator.enroll import EnrollmentService
@@ -35,14 +34,16 @@ from feddiff.federator.federation import Federation
 from feddiff.federator.gauging import Gauging, check
 from feddiff.federator.initial import prepare
 from feddiff.federator.intake import Intake
-from feddiff.federator.journal import Round
+from feddiff.federator.journal import Journal, Round
 from feddiff.federator.lookout import look, untold
 from feddiff.federator.peering import ExchangeService
+from feddiff.federator.probe import ProbeService
 from feddiff.federator.publisher import Publisher
 from feddiff.federator.rounds import Decision, decide
 from feddiff.federator.service import FederationService
 from feddiff.federator.traffic import Traffic
-from feddiff.v1 import enrollment_pb2_grpc, federation_pb2_grpc, operator_pb2_grpc, peer_pb2_grpc
+from feddiff.federator.upkeep import Upkeep
+from feddiff.v1 import enrollment_pb2_grpc, federation_pb2_grpc, operator_pb2_grpc, peer_pb2_grpc, probe_pb2_grpc
 
 MAX_THREADS = 256
 FAREWELL_S = 90.0
@@ -57,9 +58,9 @@ def open_federation(folder: Path, config: FederationConfig, initial: Path | None
     ``initial``: the published model to begin with, if the rules want one.
     """
     database = Database(folder / "federation.db")
-    layout = prepare(folder, config, initial)
+    known = Journal(database).fact("config")
+    layout = prepare(folder, config, initial, known is not None)
     federation = Federation(folder, config, layout, database)
-    known = federation.journal.fact("config")
     if known is not None and known != config.digest:
         raise ConfigError(
             f"the federation's rules have changed since it began (digest {known[:12]}, now {config.digest[:12]});"
@@ -107,24 +108,14 @@ class Federator:
 
     def _serve_silos(self, folder: Path, listen: str) -> int:
         federation = self.federation
-        authority, authority_key = (folder / "ca.pem").read_bytes(), (folder / "ca.key").read_bytes()
-        identity = ((folder / "server.key").read_bytes(), (folder / "server.pem").read_bytes())
-        _check_certificate(identity[1])
-
-        known: set[bytes] = set()
-        asking = threading.Lock()
-
-        def roots() -> grpc.ServerCertificateConfiguration | None:
-            # gRPC crashes when configurations change during parallel handshakes: a new one only for a new invitation.
-            invited = federation.roster.invitation_certificates()
-            with asking:
-                if known and known.issuperset(invited):
-                    return None
-                known.update((authority, *invited))
-            return grpc.ssl_server_certificate_configuration(
-                [identity], root_certificates=b"".join((authority, *invited))
-            )
-
+        authority = Authority(folder)
+        authority.renew_server()
+        authority.check()
+        self._upkeep = Upkeep(authority, federation.roster)
+        self._upkeep.look()
+        credentials = tls.server_credentials(
+            lambda: (authority.server, authority.bundle, federation.roster.invitation_certificates())
+        )
         server = grpc.server(
             futures.ThreadPoolExecutor(MAX_THREADS, "rpc"),
             interceptors=[wire.ErrorInterceptor(_refused)],
@@ -132,7 +123,6 @@ class Federator:
             maximum_concurrent_rpcs=MAX_THREADS,
         )
         site.check_free(listen)
-        credentials = grpc.dynamic_ssl_server_credentials(roots(), roots, require_client_authentication=True)
         try:
             port = server.add_secure_port(listen, credentials)
         except RuntimeError:
@@ -143,8 +133,9 @@ class Federator:
         )
         peer_pb2_grpc.add_ExchangeServicer_to_server(ExchangeService(federation, self.traffic), server)
         enrollment_pb2_grpc.add_EnrollmentServicer_to_server(
-            EnrollmentService(federation.roster, federation.config.name, authority, authority_key), server
+            EnrollmentService(federation.roster, federation.config.name, authority), server
         )
+        probe_pb2_grpc.add_ProbeServicer_to_server(ProbeService(federation, self.traffic, authority), server)
         wire.add_health(server)
         server.start()
         self._servers.append(server)
@@ -267,19 +258,11 @@ class Federator:
         last = False
         while not last:
             last = self._stop.wait(0.5)
+            self._upkeep.look()
             try:
                 self.traffic.flush()
             except (OSError, sqlite3.Error) as error:
                 log.error("the ledger cannot be written: %s", error)  # what was counted is kept for the next time
-
-
-def _check_certificate(pem: bytes) -> None:
-    """Raises CertificateExpired for the server's own certificate; warns a month ahead."""
-    certificate, now = load_certificate(pem), datetime.now(UTC)
-    trust.check_dates(certificate, now)
-    left = certificate.not_valid_after_utc - now
-    if left.days < 30:
-        log.warning("the server's certificate is good for %d more days only", left.days)
 
 
 def _refused(method: str, peer: str, error: FedDiffError) -> None:

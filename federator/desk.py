@@ -94,10 +94,11 @@ def _ask(config: Path, command: str, fields: Mapping[str, str]) -> pb.StatusRepl
 
 
 def _plain(reply: pb.StatusReply) -> dict[str, Any]:
-    fields = {field.name: getattr(reply, field.name) for field in reply.DESCRIPTOR.fields if field.name != "silos"}
+    told = {field.name: getattr(reply, field.name) for field in reply.DESCRIPTOR.fields if field.name != "silos"}
+    fields = {name: None if value != value else value for name, value in told.items()}  # NaN is not JSON
     fields["silos"] = [
         {
-            field.name: list(value) if field.name == "up" else None if value != value else value  # NaN is not JSON
+            field.name: list(value) if field.name == "up" else None if value != value else value
             for field in silo.DESCRIPTOR.fields
             for value in [getattr(silo, field.name)]
         }
@@ -112,15 +113,20 @@ def _status_text(reply: pb.StatusReply) -> str:
         f"  {reply.reason}",
         *([f"  round {reply.round}, {reply.plan}"] if reply.plan else []),
         f"  on the wire so far: {amount(reply.wire_down)} down, {amount(reply.wire_up)} up",
-        f"  {'silo':<20} {'enrolled':<9} {'reachable':<10} {'planned':<8} {'training':<9} {'images':>8}  loss    doing",
+        f"  the server's certificate is good for {reply.server_days:.3g} more days, the CA {reply.authority[:16]} for"
+        f" {reply.authority_days:.0f}",
+        *([f"  {reply.rotation}"] if reply.rotation else []),
+        f"  {'silo':<20} {'enrolled':<9} {'reachable':<10} {'planned':<8} {'training':<9} {'images':>8}  {'loss':<7}"
+        f" {'days':>5}  doing",
     ]
     for silo in reply.silos:
         truths = ["yes" if t else "no" for t in (silo.enrolled, silo.reachable, silo.planned, silo.training)]
         doing = "committed" if silo.committed else silo.phase + (f" {silo.step}/{silo.steps}" if silo.steps else "")
+        days = "-" if math.isnan(silo.certificate_days) else f"{silo.certificate_days:.3g}"
         loss = "-" if math.isnan(silo.loss) else f"{silo.loss:.4f}"
         lines.append(
             f"  {silo.name:<20} {truths[0]:<9} {truths[1]:<10} {truths[2]:<8} {truths[3]:<9} {silo.samples:>8}"
-            f"  {loss:<7} {doing}{f' ({silo.note})' if silo.note else ''}"
+            f"  {loss:<7} {days:>5}  {doing}{f' ({silo.note})' if silo.note else ''}"
         )
         if reply.policy == "budget":
             links = [f"{rate:.3g} Mbit/s" if rate else "not measured" for rate in (silo.down_mbit, silo.up_mbit)]

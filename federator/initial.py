@@ -17,19 +17,23 @@ from feddiff.core.sharing import share
 from feddiff.core.store import save, write_atomic
 
 
-def prepare(folder: Path, config: FederationConfig, published: Path | None = None) -> Layout:
+def prepare(folder: Path, config: FederationConfig, published: Path | None = None, begun: bool = False) -> Layout:
     """The layout of the federation's model; on the first call, makes it and the initial weights.
 
-    ``published``: the model that rules with ``initial = "file"`` begin with; not looked at again later. Raises
-    ConfigError when diffusers refuses the model, and for a published one that is none, or is of another kind.
+    ``published``: the model that rules with ``initial = "file"`` begin with; not looked at again once the federation
+    has ``begun``. Until then a start that failed may have left what other rules, or another model, made: it is made
+    anew. Raises ConfigError when diffusers refuses the model, and for a published one that is none, or is of another
+    kind.
     """
-    layout = folder / "layout.json"
+    layout, rules = folder / "layout.json", folder / "rules.json"
     if published is not None and config.initial != "file":
         raise ConfigError(f'--initial needs rules with initial = "file", and these say "{config.initial}"')
-    if not layout.exists():
+    stale = published is not None or (rules.exists() and rules.read_bytes() != config.canonical())
+    if not layout.exists() or (stale and not begun):
         if config.initial == "file" and published is None:
             raise ConfigError('initial = "file" needs a published model: name its folder or file with --initial')
-        write_atomic(folder / "rules.json", config.canonical())
+        layout.unlink(missing_ok=True)
+        write_atomic(rules, config.canonical())
         command = [sys.executable, "-m", "feddiff.federator.initial", str(folder)]
         done = subprocess.run(
             [*command, *([str(published)] if published else [])], capture_output=True, text=True, check=False

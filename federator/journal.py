@@ -29,6 +29,7 @@ CREATE TABLE IF NOT EXISTS versions (
 CREATE TABLE IF NOT EXISTS metrics (
   round INTEGER NOT NULL, silo TEXT NOT NULL, name TEXT NOT NULL, value REAL NOT NULL,
   PRIMARY KEY (round, silo, name)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS metrics_by_silo ON metrics (silo, name, round);
 """
 
 
@@ -72,9 +73,10 @@ class Journal:
                 (plan.round, plan.to_json(), json.dumps(dict(weights)), now, reason),
             )
 
-    def rounds(self) -> list[Round]:
-        """All rounds so far, in order."""
-        return [self._round(row) for row in self._database.rows("SELECT * FROM rounds ORDER BY round")]
+    def rounds(self, after: int = 0) -> list[Round]:
+        """All rounds so far, in order; or those after one."""
+        rows = self._database.rows("SELECT * FROM rounds WHERE round > ? ORDER BY round", (after,))
+        return [self._round(row) for row in rows]
 
     def last(self) -> Round | None:
         """The newest round, open or closed."""
@@ -148,3 +150,13 @@ class Journal:
         for number, silo, name, value in self._database.rows(f"SELECT * FROM metrics{where}", values):
             found.setdefault(int(number), {}).setdefault(str(silo), {})[str(name)] = float(value)
         return found
+
+    def newest(self, silo: str, name: str) -> float | None:
+        """A silo's metric in the newest round that it told it in."""
+        query = "SELECT value FROM metrics WHERE silo = ? AND name = ? ORDER BY round DESC LIMIT 1"
+        rows = self._database.rows(query, (silo, name))
+        return float(rows[0][0]) if rows else None
+
+    def rejected(self) -> dict[str, int]:
+        """How many updates of each silo were rejected."""
+        return dict(self._database.rows("SELECT silo, count(*) FROM rejections GROUP BY silo"))

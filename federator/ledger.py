@@ -34,7 +34,25 @@ CREATE TABLE IF NOT EXISTS deliveries (
 CREATE TABLE IF NOT EXISTS quality (
   round INTEGER NOT NULL, of TEXT NOT NULL, metric TEXT NOT NULL, against TEXT NOT NULL, measured TEXT NOT NULL,
   PRIMARY KEY (round, of, metric, against)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS ledger_by_silo ON ledger (silo, direction, round);
+CREATE INDEX IF NOT EXISTS quality_by_model ON quality (of, round);
 """
+_TOTALS = (
+    "CREATE TABLE IF NOT EXISTS totals (silo TEXT NOT NULL, segment TEXT NOT NULL, direction TEXT NOT NULL,"
+    " raw INTEGER NOT NULL, wire INTEGER NOT NULL, retransmitted INTEGER NOT NULL,"
+    " PRIMARY KEY (silo, segment, direction)) WITHOUT ROWID",
+    "INSERT INTO totals SELECT silo, segment, direction, sum(raw), sum(wire), sum(retransmitted) FROM ledger"
+    " WHERE NOT EXISTS (SELECT 1 FROM totals) GROUP BY silo, segment, direction",
+    "CREATE TRIGGER IF NOT EXISTS ledger_inserted AFTER INSERT ON ledger BEGIN"
+    " INSERT INTO totals VALUES (new.silo, new.segment, new.direction, new.raw, new.wire, new.retransmitted)"
+    " ON CONFLICT DO UPDATE SET raw = raw + excluded.raw, wire = wire + excluded.wire,"
+    " retransmitted = retransmitted + excluded.retransmitted; END",
+    "CREATE TRIGGER IF NOT EXISTS ledger_updated AFTER UPDATE ON ledger BEGIN"
+    " UPDATE totals SET raw = raw + new.raw - old.raw, wire = wire + new.wire - old.wire,"
+    " retransmitted = retransmitted + new.retransmitted - old.retransmitted"
+    " WHERE silo = new.silo AND segment = new.segment AND direction = new.direction; END",
+)
+"""The sums over all rounds, kept by SQLite itself: whoever looks every few seconds must not read a thousand rounds."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +79,18 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Total:
+    """The rows of all rounds with this silo, segment and direction: sizes in bytes, as in ``Entry``."""
+
+    silo: str
+    segment: str
+    direction: Direction
+    raw: int
+    wire: int
+    retransmitted: int
+
+
+@dataclass(frozen=True)
 class Reading:
     """One measured number of one model after a round."""
 
@@ -76,6 +106,10 @@ class Ledger:
     def __init__(self, database: Database) -> None:
         self._database = database
         database.define(SCHEMA)
+        if not database.rows("SELECT 1 FROM sqlite_master WHERE name = 'ledger_updated'"):
+            with database.transaction() as change:  # rows from before there were sums are summed once
+                for statement in _TOTALS:
+                    change.execute(statement)
 
     def add(self, *entries: Entry) -> None:
         """Add to the rows of these keys."""
@@ -141,16 +175,36 @@ class Ledger:
         with self._database.transaction() as change:
             change.executemany("INSERT OR REPLACE INTO quality VALUES (?, ?, ?, ?, ?)", rows)
 
-    def quality(self, round: int | None = None) -> Iterator[Reading]:
-        """Readings in order of round, model, metric, reference."""
-        where, values = ("", ()) if round is None else (" WHERE round = ?", (round,))
+    def quality(self, round: int | None = None, of: str | None = None) -> Iterator[Reading]:
+        """Readings, of one round or all, of one model or all, in order of round, model, metric, reference."""
+        asked = {key: value for key, value in (("round", round), ("of", of)) if value is not None}
+        where = f" WHERE {' AND '.join(f'{key} = ?' for key in asked)}" if asked else ""
+        return self._readings(where, tuple(asked.values()))
+
+    def measured(self) -> list[tuple[int, str]]:
+        """(round, model) of all that was measured, in order of the rounds."""
+        return [
+            (int(round), str(of))
+            for round, of in self._database.rows("SELECT DISTINCT round, of FROM quality ORDER BY round, of")
+        ]
+
+    def newest_quality(self, of: str) -> list[Reading]:
+        """What was measured of a model in the newest round that it was measured in."""
+        where = " WHERE of = ? AND round = (SELECT max(round) FROM quality WHERE of = ?)"
+        return list(self._readings(where, (of, of)))
+
+    def _readings(self, where: str, values: tuple[object, ...]) -> Iterator[Reading]:
         query = f"SELECT round, of, measured FROM quality{where} ORDER BY round, of, metric, against"
         for number, of, text in self._database.rows(query, values):
             table = json.loads(text)
             yield Reading(number, of, Measured(**{**table, "cautions": tuple(table["cautions"])}))
 
+    def totals(self) -> list[Total]:
+        """The sums over all rounds, by silo, segment and direction; as quick after a thousand rounds as after one."""
+        return [Total(*row) for row in self._database.rows("SELECT * FROM totals")]
+
     def wire(self, direction: Direction, round: int | None = None) -> int:
         """Bytes that crossed in one direction, in one round or in all."""
-        where, values = ("", ()) if round is None else (" AND round = ?", (round,))
-        query = f"SELECT coalesce(sum(wire), 0) FROM ledger WHERE direction = ?{where}"
+        table, values = ("totals", ()) if round is None else ("ledger", (round,))
+        query = f"SELECT coalesce(sum(wire), 0) FROM {table} WHERE direction = ?{' AND round = ?' if values else ''}"
         return int(self._database.rows(query, (direction, *values))[0][0])

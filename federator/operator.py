@@ -11,6 +11,7 @@ from pathlib import Path
 import grpc
 
 from feddiff.core.store import write_atomic
+from feddiff.federator import upkeep
 from feddiff.federator.federation import Federation
 from feddiff.federator.lookout import left_out
 from feddiff.v1 import operator_pb2 as pb
@@ -67,20 +68,19 @@ class OperatorService(operator_pb2_grpc.OperatorServicer):
 
 def status(federation: Federation, live: bool) -> pb.StatusReply:
     """Four truths for each silo, and what the federation waits for. ``live``: told by the running daemon."""
-    now = time.monotonic()
+    now, outlook = time.monotonic(), upkeep.outlook(federation.folder, federation.roster)
     with federation.changed:
         current = federation.round
         collecting = current is not None and current.closed_at is None
         reachable = federation.reachable(now)
         assigned = {each.silo: each for each in current.plan.assignments} if current else {}
         planned = {name: each.up for name, each in assigned.items()} if collecting else {}
-        metrics = federation.journal.metrics()
+        rejections = federation.journal.rejections(current.round) if current else {}
         silos = []
         for silo in federation.roster.silos():
             known = federation.presence.get(silo.name)
-            losses = [by[silo.name]["loss"] for by in metrics.values() if "loss" in by.get(silo.name, {})]
+            loss = federation.journal.newest(silo.name, "loss")
             down, up = (federation.links.rate(silo.name, way) for way in ("down", "up"))
-            rejected = federation.journal.rejections(current.round) if current else {}
             filtered = federation.verdicts.note(silo.name, federation.upcoming)
             sampled_out = "not sampled" if silo.name in reachable and left_out(federation, silo.name) else ""
             silos.append(
@@ -88,20 +88,21 @@ def status(federation: Federation, live: bool) -> pb.StatusReply:
                     name=silo.name,
                     enrolled=silo.evicted is None,
                     reachable=silo.name in reachable,
-                    planned=silo.name in planned and silo.name not in rejected,
+                    planned=silo.name in planned and silo.name not in rejections,
                     training=known is not None and known.phase == "training" and silo.name in reachable,
                     phase=known.phase if known else "",
                     step=known.step if known else 0,
                     steps=known.steps if known else 0,
-                    loss=losses[-1] if losses else math.nan,
+                    loss=math.nan if loss is None else loss,
                     samples=silo.samples,
                     silent_s=now - known.heard_at if known else math.nan,
                     committed=silo.name in federation.committed,
                     up=planned.get(silo.name, ()),
-                    note=silo.evicted or rejected.get(silo.name, "") or filtered or sampled_out,
+                    note=silo.evicted or rejections.get(silo.name, "") or filtered or sampled_out,
                     plan=assigned[silo.name].reason if silo.name in assigned else "",
                     down_mbit=down.mbit_s if down else 0.0,
                     up_mbit=up.mbit_s if up else 0.0,
+                    certificate_days=federation.roster.certificates.days(silo.name, silo.serial),
                 )
             )
         reason = federation.decision.reason if live else "the federator is not running"
@@ -118,4 +119,5 @@ def status(federation: Federation, live: bool) -> pb.StatusReply:
             config_digest=federation.config.digest,
             policy=federation.config.plan,
             plan=current.plan.reason if current else "",
+            **vars(outlook),
         )

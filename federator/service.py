@@ -59,6 +59,8 @@ class FederationService(federation_pb2_grpc.FederationServicer):
         if len(request.labels) > MAX_LABELS:
             raise ProtocolError(f"{len(request.labels)} labels; at most {MAX_LABELS}")
         if request.samples:  # without any, it only asks for the rules: it cannot read its images before
+            # First, for a round may open as soon as the silo is here, and its weight counts the images it accepts.
+            self._federation.pool.consent(silo, request.accepts_pool)
             peering.introduce(self._federation, silo, request.advertise)
             self._federation.join(
                 silo,
@@ -68,7 +70,6 @@ class FederationService(federation_pb2_grpc.FederationServicer):
                 plain(request.device, 200),
                 plain(request.software, 60),
             )
-            self._federation.pool.consent(silo, request.accepts_pool)
         config = self._federation.config
         reply = pb.JoinReply(
             protocol=wire.PROTOCOL,
@@ -94,6 +95,7 @@ class FederationService(federation_pb2_grpc.FederationServicer):
                 self._federation.hear(silo)
                 self._federation.roster.check(silo, wire.caller(context, "silo").serial)
                 found = task(self._federation, silo)
+        found.renew = self._federation.roster.stale(silo)
         context.set_compression(grpc.Compression.Gzip)
         return self._counted(silo, request, found)
 
@@ -193,7 +195,8 @@ class FederationService(federation_pb2_grpc.FederationServicer):
         wanted = self._federation.report(
             silo, request.round, plain(request.phase, 40), request.step, request.steps, metrics
         )
-        reply = pb.ReportReply(abandon=not wanted, reason="" if wanted else self._federation.decision.reason)
+        reason = "" if wanted else self._federation.decision.reason
+        reply = pb.ReportReply(abandon=not wanted, reason=reason, renew=self._federation.roster.stale(silo))
         return self._counted(silo, request, reply)
 
     def Measure(self, request: pb.MeasureRequest, context: grpc.ServicerContext) -> pb.MeasureReply:  # noqa: N802
@@ -251,7 +254,7 @@ class FederationService(federation_pb2_grpc.FederationServicer):
     def _silo(self, context: grpc.ServicerContext, joined: bool = True) -> str:
         """The caller's name. Raises IdentityError, and ProtocolError for one that must have joined before."""
         identity = wire.caller(context, "silo")
-        silo = self._federation.roster.check(identity.name, identity.serial)
+        silo = self._federation.roster.check(identity.name, identity.serial, identity.not_after)
         if joined and not silo.samples:
             raise ProtocolError(f"{identity.name} has not joined yet: it must say first how many images it has")
         self._traffic.owned(context.peer(), identity.name)

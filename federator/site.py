@@ -1,12 +1,11 @@
 """A federator's folder before it serves: the CA, the server's certificate, the example config, invitations.
 
-ca.pem  ca.key  server.pem  server.key  federation.toml  address      then, once served: federation.db and weights
+ca.pem  ca.key  server.pem  server.key  federation.toml  address  lifetime    once served: federation.db and weights
 """
 
 from __future__ import annotations
 
 import ipaddress
-import re
 import secrets
 import socket
 import time
@@ -19,10 +18,11 @@ from feddiff.core.errors import ConfigError, StoreError
 from feddiff.core.identity import Identity, Invitation, check_name, parse_address
 from feddiff.core.presets import PRESETS
 from feddiff.core.store import write_atomic
+from feddiff.federator.authority import Authority
 from feddiff.federator.database import Database
+from feddiff.federator.measure import seconds
+from feddiff.federator.operators import Operators
 from feddiff.federator.roster import Roster
-
-_UNITS = {"m": 60, "h": 3600, "d": 86400}
 
 _EXAMPLE = """\
 # One federation. Every silo gets these rules when it joins; they cannot change once it has begun.
@@ -54,12 +54,13 @@ deadline = 900             # seconds without progress after which a silo is no l
 """
 
 
-def init(folder: Path, name: str, preset: str, address: str, also: list[str]) -> str:
+def init(folder: Path, name: str, preset: str, address: str, also: list[str], lifetime: str = f"{pki.DAYS}d") -> str:
     """Make the folder. Returns what to do next. Raises ConfigError for a folder that is a federator's already."""
     check_name(name)
     host, port = parse_address(address)
     if preset not in PRESETS:
         raise ConfigError(f"there is no preset {preset!r}; known: {', '.join(PRESETS)}")
+    days = seconds(lifetime, "--lifetime") / 86400
     if (folder / "ca.key").exists():
         raise ConfigError(f"{folder} is a federator's folder already; choose another, or keep it")
     try:
@@ -72,10 +73,11 @@ def init(folder: Path, name: str, preset: str, address: str, also: list[str]) ->
     now = datetime.now(UTC)
     authority, authority_key = pki.create_authority(name, now)
     key = pki.make_key()
-    server = pki.issue_federator(authority, authority_key, key, names, now)
+    server = pki.issue_federator(authority, authority_key, key, names, now, days)
     write_atomic(folder / "server.key", key, mode=0o600)
     write_atomic(folder / "server.pem", server)
     write_atomic(folder / "address", f"{address}\n".encode())
+    write_atomic(folder / "lifetime", f"{lifetime}\n".encode())
     if not (folder / "federation.toml").exists():
         text = _EXAMPLE.format(name=name, preset=preset, presets=" | ".join(PRESETS))
         write_atomic(folder / "federation.toml", text.encode())
@@ -83,6 +85,7 @@ def init(folder: Path, name: str, preset: str, address: str, also: list[str]) ->
     write_atomic(folder / "ca.key", authority_key, mode=0o600)
     return (
         f"{folder} is ready for {name} at {host}:{port} (certificate names: {', '.join(names)})\n"
+        f"its CA:  {trust.fingerprint(authority).hex()}\n"
         f"next:  edit {folder / 'federation.toml'}\n"
         f"       feddiff-federator invite hospital-a --config {folder / 'federation.toml'}\n"
         f"       feddiff-federator serve --config {folder / 'federation.toml'}"
@@ -103,27 +106,46 @@ def address(folder: Path) -> tuple[str, int]:
     return parse_address((folder / "address").read_text().strip())
 
 
+def joined(host: str, port: int) -> str:
+    """An address as it is typed."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def invite(config: Path, name: str, expires: str) -> str:
     """A new one-time token for a silo; an earlier one of that name no longer holds. Raises ConfigError."""
     check_name(name)
     rules.load(config)
     folder = config.resolve().parent
     host, port = address(folder)
-    found = re.fullmatch(r"(\d{1,4})([mhd])", expires)
-    if not found or not int(found[1]):
-        raise ConfigError(f"--expires {expires}: a number and m, h or d was expected, e.g. 7d")
+    until = time.time() + seconds(expires, "--expires")
     secret = secrets.token_bytes(32)
     certificate, _ = pki.invitation_certificate(name, secret)
     database = Database(folder / "federation.db")
+    if any(each.name == name for each in Operators(database).all()):
+        raise ConfigError(f"{name} is an operator's name; a silo needs another")
     Roster(database).invite(
         name,
         certificate,
         Identity.from_certificate(certificate).fingerprint,
-        time.time() + int(found[1]) * _UNITS[found[2]],
+        until,
     )
     database.close()
-    joined = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return Invitation(name, joined, trust.fingerprint((folder / "ca.pem").read_bytes()), secret).token()
+    return Invitation(
+        name, joined(host, port), trust.fingerprint(Authority(folder).current.certificate), secret
+    ).token()
+
+
+def operator(config: Path, name: str, expires: str) -> str:
+    """A new token of an operator. Raises ConfigError for a name that is a silo's."""
+    rules.load(config)
+    folder = config.resolve().parent
+    address(folder)
+    database = Database(folder / "federation.db")
+    try:
+        Roster(database).check_free(name)
+        return Operators(database).issue(name, seconds(expires, "--expires") / 86400)
+    finally:
+        database.close()
 
 
 def invitation_text(token: str, name: str, expires: str) -> str:

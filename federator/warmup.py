@@ -112,7 +112,8 @@ class Warmup:
         if code:
             why = self._last_line() if code > 0 else f"its process was killed by signal {-code}"
             kind = DataError if pool.chosen is None and code > 0 else FedDiffError
-            raise kind(f"{self._doing}: {why}; `serve` again goes on from here")
+            facts = why.rpartition(kind("").sentence)[2]  # which says the sentence again
+            raise kind(f"{self._doing}: {facts}; `serve` again goes on from here")
         if pool.chosen is None:
             log.info("the shared set is drawn: %s", pool.choose(*self._drawn_for))
 

@@ -13,6 +13,9 @@ from functools import partial
 from pathlib import Path
 
 from feddiff.core import console
+from feddiff.silo import checkup
+from feddiff.silo.peers.options import add_listening, circle
+from feddiff.silo.source import Source, add_options
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,14 +41,10 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument(
         "--processes", type=int, metavar="N", help="train with so many together (default: one for each GPU, or one)"
     )
-    root.add_argument("--listen", metavar="HOST:PORT", default="", help="a port for other silos, if they average")
-    root.add_argument("--advertise", metavar="HOST:PORT", default="", help="where they reach it (default: --listen)")
-    root.add_argument(
-        "--accept-peers",
-        action="store_true",
-        help="send to other silos and fetch from them without listening, where the federation allows it",
-    )
+    add_listening(root)
+    root.add_argument("--metrics", metavar="HOST:PORT", help="tell Prometheus here, e.g. 127.0.0.1:9465")
     root.add_argument("--verbose", action="store_true")
+    add_options(root)
     state = argparse.ArgumentParser(add_help=False)
     for each in (root, state):
         each.add_argument(
@@ -59,6 +58,16 @@ def parser() -> argparse.ArgumentParser:
     commands = root.add_subparsers(dest="command", metavar="[COMMAND]")
     join = commands.add_parser("join", parents=[state], help="enrol with an invitation, and stop there")
     join.add_argument("token")
+    request = commands.add_parser(
+        "request", parents=[state], help="where no token can be pasted: write a file that asks to be enrolled"
+    )
+    request.add_argument("name", help="what this silo is to be called")
+    request.add_argument("--federator", metavar="HOST:PORT", required=True)
+    request.add_argument("--ca-fingerprint", metavar="HEX", required=True, help="as the federation's operator tells it")
+    request.add_argument("--out", type=Path, required=True, metavar="FILE")
+    install = commands.add_parser("install", parents=[state], help="enrol with the grant that came back")
+    install.add_argument("grant", type=Path)
+    install.add_argument("--federator", metavar="HOST:PORT", default=argparse.SUPPRESS)
     for name, text in (
         ("sample", "draw images from this silo's own model"),
         ("export", "write this silo's own model as a folder of safetensors, a UNet's for diffusers"),
@@ -84,6 +93,7 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--steps", type=int, default=50)
             command.add_argument("--seed", type=int, default=0)
             command.add_argument("--scale", type=int, default=1, help="enlarge each pixel")
+            add_options(command, command=True, labels=False)
         else:
             command.add_argument("folder", type=Path)
     personal = commands.add_parser(
@@ -108,6 +118,8 @@ def parser() -> argparse.ArgumentParser:
     which.add_argument("--frozen", type=int, default=0, metavar="N", help="train all but the first N segments")
     personal.add_argument("--epochs", type=int, default=10, help="over the images (default: 10)")
     personal.add_argument("--learning-rate", type=float, help="default: the federation's")
+    add_options(personal, command=True)
+    checkup.add(commands, state)
     return root
 
 
@@ -134,6 +146,8 @@ def _run(options: argparse.Namespace) -> int:
             name = enroll.join(invitation, folder, invitation.address)
         print(f"{name} is enrolled; run: feddiff-silo --data FOLDER --federator {invitation.address}")
         return 0
+    if options.command in ("request", "install"):
+        return _enrol_by_files(options)
     if options.command in ("sample", "export"):
         from feddiff.silo import model
 
@@ -145,7 +159,22 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     if options.command == "personalise":
         return _personalise(options)
+    if options.command == "doctor":
+        return checkup.run(options, partial(_state, options))
     return _take_part(options)
+
+
+def _enrol_by_files(options: argparse.Namespace) -> int:
+    from feddiff.silo import request
+    from feddiff.silo.local import Local
+
+    folder = _state(options, options.federator)
+    with contextlib.closing(Local(folder)):
+        if options.command == "request":
+            print(request.ask(folder, options.name, options.federator, options.ca_fingerprint, options.out))
+        else:
+            print(request.install(folder, options.grant))
+    return 0
 
 
 def _personalise(options: argparse.Namespace) -> int:
@@ -154,7 +183,8 @@ def _personalise(options: argparse.Namespace) -> int:
     console.log_lines(options.verbose)
     state = _state(options, options.federator)
     chosen = Chosen(options.segments, options.frozen, options.epochs, options.learning_rate)
-    personalise(state, options.data, options.out, chosen, lambda line: print(line, flush=True), options.published)
+    data = Source.chosen(options.data, options)
+    personalise(state, data, options.out, chosen, lambda line: print(line, flush=True), options.published)
     return 0
 
 
@@ -166,7 +196,8 @@ def _sample(folder: Path, options: argparse.Namespace) -> str:
     labels = None if options.labels is None else [each.strip() for each in options.labels.split(",")]
     if not options.out.suffix:
         how = synthetic.Drawing(options.steps, options.seed, options.guidance)
-        return synthetic.draw(folder, options.out, options.count, how, labels, options.balance)
+        data = None if options.balance is None else Source.chosen(options.balance, options)
+        return synthetic.draw(folder, options.out, options.count, how, labels, data)
     if options.balance is not None:
         raise ConfigError(f"--balance draws images to train on; give a folder's name instead of --out {options.out}")
     count = 64 if options.count is None else options.count
@@ -206,13 +237,16 @@ def _take_part(options: argparse.Namespace) -> int:
     from feddiff.core.errors import DataError
     from feddiff.core.identity import Invitation, parse_address
     from feddiff.silo import enroll
-    from feddiff.silo.local import Local, read_identity
+    from feddiff.silo.collection import check
+    from feddiff.silo.local import DECODED, Local, read_identity
 
     parse_address(options.federator)
     if not options.data.is_dir():
         raise DataError(f"{options.data} is not a folder; --data needs the folder that holds the images")
     folder = _state(options, options.federator)
     _check_apart(folder, options.data)
+    data = Source.chosen(options.data, options)
+    check(data)
     invitation = None if options.join is None else Invitation.parse(options.join)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -228,26 +262,32 @@ def _take_part(options: argparse.Namespace) -> int:
         return 0
     name, _ = read_identity(folder)
 
+    from feddiff.silo import metrics
     from feddiff.silo.client import Client
     from feddiff.silo.daemon import Silo
     from feddiff.silo.display import Display
     from feddiff.silo.learner import ImageLearner
-    from feddiff.silo.peers.circle import Circle
 
     display = Display()
     client = Client(options.federator, folder)
-    make_learner = partial(ImageLearner, folder=options.data, extractor=options.extractor, processes=options.processes)
-    circle = Circle(name, local, options.federator, options.listen, options.advertise, options.accept_peers)
-    silo = Silo(name, local, client, make_learner, display, options.accept_pool, circle)
+    make_learner = partial(
+        ImageLearner, data=data, extractor=options.extractor, processes=options.processes, cache=folder / DECODED
+    )
+    others = circle(options, name, local, client)
+    silo = Silo(name, local, client, make_learner, display, options.accept_pool, others)
+    exposition = None if options.metrics is None else metrics.expose(options.metrics, folder, silo, client)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: silo.stop())
     if stopping.is_set():  # the signal came while the silo was being made
         silo.stop()
     try:
         if silo.run():
-            print(f"{name}: the federation is finished")
+            rules = local.rules()
+            last = "; its last model is the federator's to give (`feddiff-federator export`)"
+            print(f"{name}: the federation is finished{last if rules and rules.has_global_model else ''}")
     finally:
-        circle.close()
+        if exposition is not None:
+            exposition.close()
         display.close()
         client.close()
         local.close()

@@ -5,22 +5,22 @@ from __future__ import annotations
 import hashlib
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import grpc
 
-from feddiff.core import peer_wire, trust, wire
-from feddiff.core.errors import FedDiffError, FederatorUnavailable, ProtocolError
-from feddiff.core.identity import load_certificate
+from feddiff.core import peer_wire, pki, wire
+from feddiff.core.errors import FedDiffError, FederatorUnavailable, ProtocolError, Revoked
 from feddiff.core.transfer import Chunk, Commit, Receiver, Sender, Standing, batches
 from feddiff.silo.readings import Reading
+from feddiff.silo.renewal import Renewal
 from feddiff.silo.session import Held, RoundWork, Task
+from feddiff.v1 import enrollment_pb2, enrollment_pb2_grpc, federation_pb2_grpc, transfer_pb2
 from feddiff.v1 import federation_pb2 as pb
-from feddiff.v1 import federation_pb2_grpc, transfer_pb2
 
 PATIENCE_S = 25.0
 REPORT_S = 5.0
@@ -47,26 +47,56 @@ class Client:
         self,
         address: str,
         folder: Path,
+        renewal: Renewal | None = None,
         service: Callable[[grpc.Channel], Any] = federation_pb2_grpc.FederationStub,
         host: str = "",
     ) -> None:
-        """``host``: the name that the other end's certificate must have, where that is not its address."""
-        self._certificate = load_certificate((folder / "certificate.pem").read_bytes())
+        """``renewal``: of another connection of the same silo, with which this one shares what it shows. ``host``: the
+        name that the certificate of another silo must have, where the other end is one."""
+        self._address, self._service, self._host = address, service, host
+        self.renewal = renewal or Renewal(folder)
         self.check_dates()
-        credentials = grpc.ssl_channel_credentials(
-            (folder / "authority.pem").read_bytes(),
-            (folder / "key.pem").read_bytes(),
-            (folder / "certificate.pem").read_bytes(),
-        )
-        named = [("grpc.ssl_target_name_override", host)] if host else []
-        self._channel = grpc.secure_channel(address, credentials, [*wire.CLIENT_OPTIONS, *named])
-        self._stub = service(self._channel)
         self._running: Any = None
         self._stopped = threading.Event()
+        self.sent = self.received = 0
+        """Bytes of chunks, as they are compressed."""
+        self.answered_at: float | None = None
+        """When the federator last answered, of ``time.monotonic``."""
+        self._connect()
+
+    def _connect(self) -> None:
+        mine = self._shown = self.renewal.credentials
+        credentials = grpc.ssl_channel_credentials(mine.authorities, mine.key, mine.certificate)
+        named = [("grpc.ssl_target_name_override", self._host)] if self._host else []
+        self._channel = grpc.secure_channel(self._address, credentials, [*wire.CLIENT_OPTIONS, *named])
+        self._stub = self._service(self._channel)
 
     def check_dates(self) -> None:
         """Raises CertificateExpired: what a federator would only answer with a closed socket."""
-        trust.check_dates(self._certificate, datetime.now(UTC))
+        self.renewal.check_dates()
+
+    def _renew(self) -> None:
+        """Between two calls: renew the certificate if it is time, and go on with the newest."""
+        if not self._host and self.renewal.due and self.renewal.lock.acquire(blocking=False):
+            key = pki.make_key()
+            request = enrollment_pb2.RenewRequest(request=pki.request_certificate(key, self.renewal.identity.name))
+            try:
+                reply = self._call(enrollment_pb2_grpc.EnrollmentStub(self._channel).Renew, request, ANSWER_S)
+                self.renewal.replace(key, reply.certificate, reply.authorities)
+            except FedDiffError as error:
+                if not self._stopped.is_set():
+                    self.renewal.failed(error)
+            finally:
+                self.renewal.lock.release()
+        if self._shown is not self.renewal.credentials:
+            self._channel.close()
+            self._connect()
+
+    def _raised(self, error: grpc.RpcError) -> FedDiffError:
+        found = wire.raised(error)
+        if isinstance(found, Revoked) and self._shown is not self.renewal.credentials:
+            return FederatorUnavailable("this call came with a certificate that another has replaced just now")
+        return found
 
     def join(
         self,
@@ -90,7 +120,7 @@ class Client:
             accepts_pool=accepts_pool,
             advertise=advertise,
         )
-        reply = self._ask(self._stub.Join, request, ANSWER_S)
+        reply = self._ask("Join", request, ANSWER_S)
         return Welcome(reply.config, reply.initial_digest, reply.statistics)
 
     def task(self, known: str, held: Mapping[str, Held]) -> Task:
@@ -98,7 +128,8 @@ class Client:
 
         Raises ProtocolError for a task that contradicts itself: personal segments are never handed out."""
         request = pb.TaskRequest(known_task=known, patience_s=PATIENCE_S, held=_held(held))
-        reply = self._ask(self._stub.GetTask, request, PATIENCE_S + ANSWER_S)
+        reply = self._ask("GetTask", request, PATIENCE_S + ANSWER_S)
+        self.renewal.asked |= reply.renew
         if reply.WhichOneof("kind") != "round":
             return Task(reply.id, reply.reason, finished=reply.WhichOneof("kind") == "finished")
         wanted = {each.segment for each in reply.round.up} & set(reply.round.personal)
@@ -124,9 +155,10 @@ class Client:
         request = transfer_pb2.FetchRequest(
             offer=_offer(round, receiver), standing=wire.standing_to(receiver.standing())
         )
-        for message in self._stream(self._stub.Fetch, request):
+        for message in self._stream("Fetch", request):
             for part in wire.parts_from(message):
                 if isinstance(part, Chunk):
+                    self.received += len(part.payload)
                     receiver.chunk(part)
                 else:
                     receiver.commit(part)
@@ -149,13 +181,14 @@ class Client:
                         return
                     yield wire.parts_to(batch, transfer_pb2.SubmitRequest)
                     for part in batch:
+                        self.sent += len(part.payload) if isinstance(part, Chunk) else 0
                         told(part)
             except (FedDiffError, OSError) as error:  # this is gRPC's thread: hand it to the caller's
                 failed.append(error)
 
         open_commits = set(range(len(sender.manifests)))
         try:
-            for reply in self._stream(self._stub.Submit, requests()):
+            for reply in self._stream("Submit", requests()):
                 if reply.HasField("standing"):
                     at = wire.standing_from(reply.standing)
                     open_commits -= {number for number, each in enumerate(at) if each.committed}
@@ -178,12 +211,14 @@ class Client:
     ) -> bool:
         """Tell progress; False if the round no longer wants this silo's update."""
         request = pb.ReportRequest(round=round, phase=phase, step=step, steps=steps, metrics=dict(metrics or {}))
-        return not self._ask(self._stub.Report, request, REPORT_S).abandon
+        reply = self._ask("Report", request, REPORT_S)
+        self.renewal.asked |= reply.renew
+        return not reply.abandon
 
     def measure(self, round: int, reading: Reading) -> None:
         """Tell how good the silo's own model of a round is."""
         request = pb.MeasureRequest(round=round, numbers=wire.measured_to(reading.numbers), grid=reading.grid)
-        self._ask(self._stub.Measure, request, GRID_S)
+        self._ask("Measure", request, GRID_S)
 
     def contribute(self, data: bytes) -> None:
         """Send the moments of the features of the silo's images."""
@@ -194,11 +229,11 @@ class Client:
             for start in range(0, len(data), wire.PIECE_BYTES):
                 yield pb.ContributeRequest(piece=data[start : start + wire.PIECE_BYTES])
 
-        self._ask(self._stub.Contribute, requests(), None)
+        self._ask("Contribute", requests(), None)
 
     def ask(self, method: str, request: Any, timeout: float = ANSWER_S) -> Any:
         """One question of the service, by its name."""
-        return self._ask(getattr(self._stub, method), request, timeout)
+        return self._ask(method, request, timeout)
 
     def stop(self) -> None:
         """End whatever is under way; it raises FederatorUnavailable. Safe from any thread and signal handler."""
@@ -210,28 +245,37 @@ class Client:
     def close(self) -> None:
         self._channel.close()
 
-    def _ask(self, method: Any, request: Any, timeout: float | None) -> Any:
+    def _ask(self, method: str, request: Any, timeout: float | None) -> Any:
+        self._renew()
+        return self._call(getattr(self._stub, method), request, timeout)
+
+    def _call(self, method: Any, request: Any, timeout: float | None) -> Any:
         self._check_stopped()
         # Names of segments and transfers repeat themselves; weights, which do not, go by streams.
         self._running = call = method.future(request, timeout=timeout, compression=grpc.Compression.Gzip)
         self._cancel_if_stopped(call)
         try:
-            return call.result()
+            reply = call.result()
+            self.answered_at = time.monotonic()
+            return reply
         except grpc.RpcError as error:
-            raise wire.raised(error) from None
+            raise self._raised(error) from None
         except grpc.FutureCancelledError:
             raise FederatorUnavailable("this silo is stopping") from None
         finally:
             self._running = None
 
-    def _stream(self, method: Any, request: Any) -> Iterator[Any]:
+    def _stream(self, method: str, request: Any) -> Iterator[Any]:
+        self._renew()
         self._check_stopped()
-        self._running = call = method(request)
+        self._running = call = getattr(self._stub, method)(request)
         self._cancel_if_stopped(call)
         try:
-            yield from call
+            for reply in call:
+                self.answered_at = time.monotonic()
+                yield reply
         except grpc.RpcError as error:
-            raise wire.raised(error) from None
+            raise self._raised(error) from None
         finally:
             self._running = None
             call.cancel()

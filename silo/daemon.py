@@ -31,6 +31,7 @@ from feddiff.core.transfer import Chunk, Commit, Sender
 from feddiff.silo.arrivals import Arrivals
 from feddiff.silo.client import Client
 from feddiff.silo.display import Display
+from feddiff.silo.doing import Doing
 from feddiff.silo.learner import Learner, Lesson, training_seed
 from feddiff.silo.local import Local
 from feddiff.silo.peers.circle import Circle
@@ -63,6 +64,7 @@ class Silo:
         without one it takes part in no federation whose silos send to each other."""
         self.name, self._local, self._client, self._display = name, local, client, display
         self._make_learner, self._arrivals = make_learner, Arrivals(local, client, display)
+        self.doing = Doing()
         self._learner: Learner | None = None
         self._witness: Witness | None = None
         self._accepts = accept_pool
@@ -85,29 +87,31 @@ class Silo:
         Raises IdentityError, ConfigError, ProtocolError, DataError, StoreError: what a person must act on.
         """
         joined, known = False, ""
-        while not self._stopping.is_set():
-            try:
-                if not joined:
-                    self._join()
-                    joined = True
-                task = admitted(self._client.task(known, self._local.held()), self._config, self._accepts)
-                self._failures = 0
-                if task.id != known:
-                    log.info("task %s: %s", task.id, task.reason)
-                known = task.id if task.work is None else ""
-                self._circle.tell()
-                if task.finished:
-                    return True
-                if task.work is not None and not self._do(task, task.work):
-                    known = ""
-            except FederatorUnavailable as error:
-                self._client.check_dates()
-                self._wait(f"the federator is away ({error})")
-            except RoundError as error:
-                log.warning("%s", error)
-                self._wait(None)
-            except TransferError as error:
-                self._wait(f"{error.sentence}")
+        with contextlib.closing(self._circle):
+            while not self._stopping.is_set():
+                try:
+                    if not joined:
+                        self._join()
+                        joined = True
+                    self.doing.phase = "waiting"
+                    task = admitted(self._client.task(known, self._local.held()), self._config, self._accepts)
+                    self._failures = 0
+                    if task.id != known:
+                        log.info("task %s: %s", task.id, task.reason)
+                    known = task.id if task.work is None else ""
+                    if task.finished:
+                        return True
+                    self._circle.tell()
+                    if task.work is not None and not self._do(task, task.work):
+                        known = ""
+                except FederatorUnavailable as error:
+                    self._client.check_dates()
+                    self._wait(f"the federator is away ({error})")
+                except RoundError as error:
+                    log.warning("%s", error)
+                    self._wait(None)
+                except TransferError as error:
+                    self._wait(f"{error.sentence}")
         return False
 
     def _join(self) -> None:
@@ -115,7 +119,7 @@ class Silo:
         welcome = self._client.join(0, {}, {}, "", "")
         config = self._config = local.adopt(welcome.rules)
         self._circle.begin(config)
-        self._feedback = config.codec.feedback
+        self._feedback, self.doing.rounds = config.codec.feedback, config.rounds.count
         self._stays = lambda segment: stays(segment, config.plan, config.personal)
         self._report_wait = min(LONGEST_REPORT_WAIT_S, config.rounds.deadline / 4)
         if self._learner is None:
@@ -126,6 +130,7 @@ class Silo:
             if not self._accepts:
                 local.pooled.forget()
         learner, statistics = self._learner, b""
+        self.doing.images = dict(learner.labels) or {"": learner.samples}
         if self._witness is not None and config.wants_statistics:
             # Before the silo is there: a round would wait for it.
             self._display.begin("features of the images", 1)
@@ -158,6 +163,7 @@ class Silo:
         while not self._stopping.is_set():
             step = next_step(task, self._local.progress(), self._due)
             log.debug("%s: %s", step.action, step.reason)
+            self.doing.begin(step.action, work.round)
             if step.action == "fetch":
                 self._fetch(work, step.manifests)
             elif step.action == "accept" and work.pool is not None:
@@ -198,6 +204,7 @@ class Silo:
         pulse = self._pulse(work, "training")
 
         def told(step: int, steps: int, loss: float, speed: float) -> bool:
+            self.doing.at(step, steps, loss, speed)
             return pulse(step, steps, f"loss {loss:.4f}, {speed:.0f} images/s", {"loss": loss})
 
         lesson = Lesson(
@@ -284,6 +291,7 @@ class Silo:
         """Back off: 1, 2, 4 … 60 seconds, each up to a quarter longer so that silos do not return in step."""
         pause = min(FIRST_WAIT_S * 2**self._failures, LONGEST_WAIT_S) * random.uniform(1, 1.25)
         self._failures += 1
+        self.doing.phase = "retrying"
         if why and not self._stopping.is_set():
             log.warning("%s; next try in %.0f s", why, pause)
         self._stopping.wait(pause)

@@ -23,6 +23,7 @@ from feddiff.core import pki, trust, wire
 from feddiff.core.errors import ConfigError, FederatorUnavailable, IdentityError, InvitationSpent
 from feddiff.core.identity import Invitation, parse_address
 from feddiff.core.store import write_atomic
+from feddiff.silo import credentials
 from feddiff.v1 import enrollment_pb2 as pb
 from feddiff.v1 import enrollment_pb2_grpc
 
@@ -37,33 +38,31 @@ def join(invitation: Invitation, folder: Path, address: str) -> str:
     Raises InvitationSpent, IdentityError, ConfigError, FederatorUnavailable. May be repeated if it was interrupted.
     """
     key_path = folder / "key.pem"
-    known = folder / "authority.pem"
-    if known.exists() and trust.fingerprint(known.read_bytes()) != invitation.authority:
-        raise ConfigError(f"{folder} belongs to a silo of another federation; give another folder with --state")
+    _check_ours(folder, invitation)
     if not key_path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(key_path, pki.make_key(), mode=0o600)
     key = key_path.read_bytes()
     certificate, bootstrap_key = pki.invitation_certificate(invitation.name, invitation.secret)
     server = _server_certificate(address, certificate, bootstrap_key)
-    credentials = grpc.ssl_channel_credentials(server, bootstrap_key, certificate)
+    bootstrap = grpc.ssl_channel_credentials(server, bootstrap_key, certificate)
     request = pb.EnrollRequest(name=invitation.name, request=pki.request_certificate(key, invitation.name))
-    with grpc.secure_channel(address, credentials, wire.CLIENT_OPTIONS) as channel:
+    with grpc.secure_channel(address, bootstrap, wire.CLIENT_OPTIONS) as channel:
         try:
             reply = enrollment_pb2_grpc.EnrollmentStub(channel).Enroll(request, timeout=TIMEOUT_S)
         except grpc.RpcError as error:
             raise _explain(wire.raised(error), invitation, address) from None
     now = datetime.now(UTC)
-    trust.check_authority(reply.authority, invitation.authority)
+    invited_by = trust.split(reply.authority)[0]
+    trust.check_authority(invited_by, invitation.authority)
     # Every silo has a certificate of this CA; only the federator may be the one that we talked to.
-    if (role := trust.check_signed_by(server, reply.authority, now).role) != "federator":
+    if (role := trust.check_signed_by(server, invited_by, now).role) != "federator":
         raise IdentityError(f"{address} shows the certificate of a {role}, not of the federator")
-    identity = trust.check_signed_by(reply.certificate, reply.authority, now)
+    identity = trust.check_signed_by_any(reply.certificate, reply.authority, now)
     if (identity.role, identity.name) != ("silo", invitation.name):
         raise IdentityError(f"{address} issued a certificate for {identity.role} {identity.name}")
     trust.check_key_matches(reply.certificate, key)
-    write_atomic(folder / "authority.pem", reply.authority)
-    write_atomic(folder / "certificate.pem", reply.certificate)
+    credentials.store(folder, credentials.Credentials(key, reply.certificate, reply.authority))
     written = {
         "name": identity.name,
         "federator": address,
@@ -72,6 +71,16 @@ def join(invitation: Invitation, folder: Path, address: str) -> str:
     }
     write_atomic(folder / "identity.json", json.dumps(written).encode())
     return identity.name
+
+
+def _check_ours(folder: Path, invitation: Invitation) -> None:
+    """Raises ConfigError if the folder is a silo's of another federation."""
+    known = folder / "authority.pem"
+    if known.exists() and invitation.authority not in map(trust.fingerprint, trust.split(known.read_bytes())):
+        raise ConfigError(
+            f"{folder} belongs to a silo of another federation; give another folder with --state (or, if the federation"
+            f" says that it has replaced its CA while this silo was away, delete {known.name} there)"
+        )
 
 
 def spent(invitation: Invitation) -> str:

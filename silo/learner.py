@@ -7,6 +7,7 @@ torch, and a benchmark of the transport can put another learner in its place.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,9 @@ from feddiff.silo.gauge import Gauge, open_extractor
 
 if TYPE_CHECKING:
     from feddiff.core.images import Images
+    from feddiff.silo.source import Source
+
+log = logging.getLogger("feddiff.silo")
 
 
 @dataclass(frozen=True)
@@ -80,18 +84,27 @@ class Learner(Protocol):
 class ImageLearner:
     """Trains the federation's network on a folder of images, and measures it with the extractor of this file, if any.
 
-    ``processes`` train together, by default one, with None as many as silo/ranks.py finds right. Raises DataError if
-    there are no images, ConfigError for another extractor than the rules name, or for processes that cannot be.
+    ``cache``: the folder for what scanners' files are decoded to, if it is to be kept. ``processes`` train together, by
+    default one, with None as many as silo/ranks.py finds right. Raises DataError if there are no images, ConfigError
+    for another extractor than the rules name, or for processes that cannot be.
     """
 
     def __init__(
-        self, config: FederationConfig, folder: Path, extractor: Path | None = None, processes: int | None = 1
+        self,
+        config: FederationConfig,
+        data: Source | Path,
+        extractor: Path | None = None,
+        processes: int | None = 1,
+        cache: Path | None = None,
     ) -> None:
-        from feddiff.core.images import read_images
+        from feddiff.silo.collection import collect
 
         self.config = config
         self.extractor = open_extractor(config, extractor)
-        self.images = read_images(folder, config)
+        collection = collect(data, config, cache)
+        self.images, self.inventory = collection.images, collection.inventory
+        for line in self.inventory.lines():
+            log.info("data: %s", line)
         self.gauge = None if self.extractor is None else Gauge(config, self.images, self.extractor)
         self.samples = len(self.images.pixels)
         self.labels = self.images.counts

@@ -1,6 +1,6 @@
 """A silo's state folder: who it is, the versions it holds, its last training, what is on the way in and out.
 
-    identity.json key.pem certificate.pem authority.pem rules.json
+    identity.json key.pem certificate.pem authority.pem (silo/credentials.py) rules.json
     held/decoder.0@3.safetensors          published versions, the federator's very bits
     trained/round-3.safetensors           the whole model after the local training (personal segments live here)
     checkpoint.safetensors                inside a round's training
@@ -8,6 +8,7 @@
     inbox/ outbox/                        transfers
     measured.json measured.png features/  the quality of the last trained model, and what it is measured with
     pool/DIGEST.images                    public images that the federator gave
+    decoded/slices.db                     what scanners' files were decoded to (silo/cache.py); may be deleted
 
 Each file appears by one rename, so a kill at any moment leaves the state before or after, never between.
 """
@@ -31,10 +32,13 @@ from feddiff.core.gather import gather
 from feddiff.core.segments import F32
 from feddiff.core.spool import Manifest, Spool, Transfer, checksum, committed
 from feddiff.core.store import WeightsReader, WeightsWriter, save, write_atomic
+from feddiff.silo import credentials
 from feddiff.silo.pooled import Pooled
 from feddiff.silo.readings import Readings
 from feddiff.silo.session import Held, Progress, RoundWork
 from feddiff.silo.trained import Trained
+
+DECODED = "decoded"
 
 
 class Local:
@@ -52,6 +56,7 @@ class Local:
                 (folder / name).mkdir(exist_ok=True)
             self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            credentials.settle(folder)
         except BlockingIOError:
             raise StoreError(f"{folder} is in use by another feddiff-silo") from None
         except OSError as error:

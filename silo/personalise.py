@@ -10,8 +10,10 @@ the federation left them (Hadjigeorgiou's transfer learning, in isolation). Noth
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,11 +28,12 @@ from feddiff.core.segments import F32, Layout
 from feddiff.core.sharing import share, stays
 from feddiff.silo.display import Display
 from feddiff.silo.learner import training_seed
-from feddiff.silo.local import Local
+from feddiff.silo.local import DECODED, Local
 from feddiff.silo.session import RoundWork
 
 if TYPE_CHECKING:
     from feddiff.core.images import Images
+    from feddiff.silo.source import Source
     from feddiff.silo.trainer import Progress
 
 HELD_OUT = 10
@@ -66,7 +69,7 @@ class Chosen:
 
 def personalise(
     state: Path,
-    data: Path,
+    data: Source | Path,
     out: Path,
     chosen: Chosen,
     told: Callable[[str], None],
@@ -79,15 +82,27 @@ def personalise(
     epochs. Raises ConfigError for a choice that cannot be and an ``out`` that is there, StoreError for a state folder
     without a model, DataError for images that are not the model's, NotFinite if the training breaks the weights.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} is not an empty folder; give a new one with --out")
     if not (state / "rules.json").exists():
         raise StoreError(f"{state} holds no silo that has joined a federation")
+    with _claimed(out) as place:
+        _make(state, data, out, place, chosen, told, published, checkpoint_every)
 
+
+def _make(
+    state: Path,
+    data: Path,
+    out: Path,
+    place: Path,
+    chosen: Chosen,
+    told: Callable[[str], None],
+    published: Path | None,
+    checkpoint_every: float,
+) -> None:
+    """``personalise`` in ``place``, which is this process's alone."""
     from feddiff.core import network
-    from feddiff.core.images import read_images
     from feddiff.core.published import read_published
     from feddiff.core.validation import validation_loss
+    from feddiff.silo.collection import collect
     from feddiff.silo.trainer import train
 
     with contextlib.closing(Local(state)) as local:  # not beside a daemon, which may replace what is read
@@ -100,7 +115,7 @@ def personalise(
             begun = layout.scatter(vectors)
         else:
             begun, whence = read_published(published, federation), str(published)
-    training, held_out = _split(read_images(data, rules), rules.seed)
+    training, held_out = _split(collect(data, rules, state / DECODED).images, rules.seed)
     fixed = share(layout, "full", frozen=rules.frozen).frozen
     free = [each for each in layout.segments if each.name not in fixed]
     told(f"begins with {whence}")
@@ -116,8 +131,6 @@ def personalise(
             told(f"loss on the held-out images: {loss:.4f} {when}")
 
     measure(begun, "before")
-    place = out.with_name(f"{out.name}.part")
-    place.mkdir(parents=True, exist_ok=True)
     checkpoint, display = place / "checkpoint.safetensors", Display()
 
     def at(progress: Progress) -> bool:
@@ -141,8 +154,29 @@ def personalise(
     hint = network.of(rules).export(rules, model, written)
     written.replace(out)
     checkpoint.unlink(missing_ok=True)
-    place.rmdir()
     told(f"{out}: {hint.replace(str(written), str(out))}")
+
+
+@contextlib.contextmanager
+def _claimed(out: Path) -> Iterator[Path]:
+    """The folder in which ``out`` is made, this process's alone; it goes when nothing is in it. Raises ConfigError."""
+    place = out.absolute().with_name(f"{out.absolute().name}.part")
+    place.mkdir(parents=True, exist_ok=True)
+    handle = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"another feddiff-silo personalise is making {out}; give another --out") from None
+        try:
+            if out.exists() and (not out.is_dir() or any(out.iterdir())):
+                raise ConfigError(f"{out} is not an empty folder; give a new one with --out")
+            yield place
+        finally:
+            with contextlib.suppress(OSError):  # a checkpoint is in it, to go on from
+                place.rmdir()
+    finally:
+        os.close(handle)
 
 
 def _held(local: Local, rules: FederationConfig, layout: Layout) -> tuple[dict[str, F32], str]:
@@ -152,6 +186,10 @@ def _held(local: Local, rules: FederationConfig, layout: Layout) -> tuple[dict[s
         raise StoreError(f"{local.folder} holds no whole model yet: {missing[0]} never came; or name one with --from")
     shared = {name: each for name, each in held.items() if not stays(name, rules.plan, rules.personal)}
     newest, last = max(each.version for each in shared.values()), rules.rounds.count
+    if not newest and rules.initial != "file" and not (rules.pool and rules.pool.warmup):
+        raise StoreError(
+            f"{local.folder} holds no trained model yet: it was sent the initial one alone; name one with --from"
+        )
     own = "" if len(shared) == len(held) else "; personal segments as the silo trained them last"
     final = f"; the last may be {last}: --from takes what `feddiff-federator export` wrote" if newest < last else ""
     whence = f"the newest model that this silo was sent, version {newest}{own}{final}"

@@ -18,6 +18,8 @@ from feddiff.core.classes import lacking
 from feddiff.core.config import FederationConfig
 from feddiff.core.errors import ConfigError
 from feddiff.silo import model
+from feddiff.silo.local import DECODED
+from feddiff.silo.source import Source
 
 NOTICE = "SYNTHETIC.txt"
 WARNING = "synthetic image, drawn by a model: of no patient, and no evidence of anything"
@@ -32,15 +34,15 @@ class Drawing:
     guidance: float | None = None
 
 
-def missing(rules: FederationConfig, data: Path, most: int | None) -> list[int]:
+def missing(rules: FederationConfig, data: Source | Path, most: int | None, cache: Path | None = None) -> list[int]:
     """A class for each image that makes the silo's classes equally frequent, ``most`` at most, the rarest first.
 
     Raises DataError for a folder of no images, ConfigError for a model without classes.
     """
-    from feddiff.core.images import read_images
+    from feddiff.silo.collection import collect
 
     model.places(rules, ())
-    counts = read_images(data, rules).counts
+    counts = collect(data, rules, cache).images.counts
     wanted = lacking([counts.get(name, 0) for name in rules.data.classes], most)
     return [label for label, number in enumerate(wanted) for _ in range(number)]
 
@@ -51,7 +53,7 @@ def draw(
     count: int | None,
     how: Drawing,
     labels: Sequence[str] | None = None,
-    data: Path | None = None,
+    data: Source | Path | None = None,
 ) -> str:
     """Draw images into a new folder; returns a line about them.
 
@@ -74,7 +76,7 @@ def draw(
         (rules, state), of = model.own(folder), "the silo's own model after its last training"
     classes: list[int] | None = None
     if data is not None:
-        classes = missing(rules, data, count)
+        classes = missing(rules, data, count, folder / DECODED)
         if not classes:
             return "the silo has as many images of each class as of any other: none were drawn"
     elif labels is not None or rules.conditional:

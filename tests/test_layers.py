@@ -25,18 +25,22 @@ OUTSIDE = {  # a folder -> what it must not know
 }
 SPEAKS_GRPC = {
     "core/peer_wire.py",
+    "core/tls.py",
     "core/wire.py",
     "federator/daemon.py",
     "federator/desk.py",
     "federator/enroll.py",
+    "federator/metrics.py",
     "federator/operator.py",
     "federator/peering.py",
+    "federator/probe.py",
     "federator/service.py",
     "federator/tasks.py",
     "silo/client.py",
     "silo/enroll.py",
     "silo/peers/liaison.py",
     "silo/peers/server.py",
+    "silo/probe.py",
 }
 PURE = {
     "core/segments.py",
@@ -53,7 +57,7 @@ PURE = {
     "silo/schedule.py",
     "silo/session.py",
 }
-HEAVY = {"torch", "diffusers", "sklearn", "matplotlib"}
+HEAVY = {"torch", "diffusers", "sklearn", "matplotlib", "pydicom", "nibabel"}
 HEAVY_MODULES = {
     "core/dcgan.py",
     "core/denoising.py",

@@ -1,4 +1,4 @@
-"""The smallest network that most tests train: 8x8 grey images, no classes, 40 thousand parameters."""
+"""The smallest network that most tests train: 8x8 grey images, no classes, 24 thousand parameters."""
 
 from __future__ import annotations
 

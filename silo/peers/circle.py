@@ -6,6 +6,7 @@ rules are known and say that silos average for each other.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from feddiff.core.config import FederationConfig
-from feddiff.core.errors import ConfigError, StoreError
+from feddiff.core.errors import ConfigError, FedDiffError, StoreError
 from feddiff.core.identity import parse_address
 from feddiff.core.spool import Manifest, committed
 from feddiff.core.transfer import Chunk, Commit
@@ -25,6 +26,7 @@ from feddiff.silo.peers.liaison import Liaison, to_peer
 from feddiff.silo.peers.owner import Owner
 from feddiff.silo.peers.server import serve
 from feddiff.silo.peers.tallies import Tallies
+from feddiff.silo.renewal import Renewal
 from feddiff.silo.session import RoundWork
 
 WILD = ("0.0.0.0", "::", "")
@@ -35,16 +37,24 @@ class Circle:
     """Of one silo. Nothing of it runs before ``begin``."""
 
     def __init__(
-        self, name: str, local: Local, federator: str, listen: str = "", advertise: str = "", accept: bool = False
+        self,
+        name: str,
+        local: Local,
+        federator: str,
+        listen: str = "",
+        advertise: str = "",
+        accept: bool = False,
+        renewal: Renewal | None = None,
     ) -> None:
         """``listen``: the port for other silos; empty: none. ``advertise``: where they find it, if that is elsewhere.
 
-        ``accept``: consent to send to other silos and fetch from them, which listening implies. Raises ConfigError.
+        ``accept``: consent to send to other silos and fetch from them, which listening implies. ``renewal``: of the
+        silo's connection to the federator, whose certificate this shows to others. Raises ConfigError.
         """
         self.name, self._local, self._federator, self._listen = name, local, federator, listen
         self._accepts = accept or bool(listen)
         self.advertise = advertised(listen, advertise)
-        self._begun = False
+        self._renewal, self._begun = renewal, False
 
     def begin(self, config: FederationConfig) -> None:
         """Take part as the rules say. Raises ConfigError if the administrator's options do not go with them."""
@@ -58,15 +68,18 @@ class Circle:
                 f"{told}: start with --listen HOST:PORT, or with --accept-peers to send without listening"
             )
         folder = self._local.folder
+        renewal = self._renewal or Renewal(folder)
         self.owner, self._tallies = Owner(self.name, folder, config), Tallies(self.name)
-        self.delivery = Delivery(self.owner, self._tallies, lambda silo, address: to_peer(silo, address, folder))
-        self._liaison = Liaison(self._federator, folder)
-        errands = (Liaison(self._federator, folder), self.owner, self.delivery, self._tallies, folder, config)
+        self.delivery = Delivery(
+            self.owner, self._tallies, lambda silo, address: to_peer(silo, address, folder, renewal)
+        )
+        self._liaison = Liaison(self._federator, folder, renewal)
+        errands = (Liaison(self._federator, folder, renewal), self.owner, self.delivery, self._tallies, folder, config)
         self._errands = Errands(*errands)
         self._server = None
         if self._listen:
-            check_serves((folder / "certificate.pem").read_bytes(), self.name)
-            self._server = serve(self._listen, folder, self.owner, self._tallies)
+            check_serves(renewal.credentials.certificate, self.name)
+            self._server = serve(self._listen, renewal, self.owner, self._tallies)
             log.info("listening for other silos at %s, which they reach as %s", self._listen, self.advertise)
         self._begun = True
 
@@ -142,10 +155,15 @@ class Circle:
             self._liaison.stop()
 
     def close(self) -> None:
+        """Stop for good, and tell what was counted last, if the federator still listens."""
         if not self._begun:
             return
-        self.stop()
+        self._begun = False
+        self._errands.stop()
         self._errands.join()
+        with contextlib.suppress(FedDiffError):
+            self._liaison.tell(self._tallies)
+        self.delivery.stop()
         if self._server is not None:
             self._server.stop(grace=1.0).wait()
         self._liaison.close()

@@ -12,22 +12,23 @@ from feddiff.core.peers import Declared, Duty, Result
 from feddiff.core.transfer import Sender
 from feddiff.silo.client import PATIENCE_S, Client
 from feddiff.silo.peers.tallies import Tallies
+from feddiff.silo.renewal import Renewal
 from feddiff.v1 import peer_pb2 as pb
 from feddiff.v1 import peer_pb2_grpc
 
 ANSWER_S = 30.0
 
 
-def to_peer(silo: str, address: str, folder: Path) -> Client:
+def to_peer(silo: str, address: str, folder: Path, renewal: Renewal) -> Client:
     """A connection to another silo: both show certificates of the federation, the other end one of this name."""
-    return Client(address, folder, peer_pb2_grpc.PeersStub, silo_host(silo))
+    return Client(address, folder, renewal, peer_pb2_grpc.PeersStub, silo_host(silo))
 
 
 def reach(silo: str, address: str, folder: Path, timeout_s: float = 10.0) -> None:
     """Whether a silo answers at an address, with a certificate of its name. Raises FederatorUnavailable if not."""
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-    client = Client(address, folder, health_pb2_grpc.HealthStub, silo_host(silo))
+    client = Client(address, folder, None, health_pb2_grpc.HealthStub, silo_host(silo))
     try:
         client.ask("Check", health_pb2.HealthCheckRequest(), timeout_s)
     finally:
@@ -37,8 +38,8 @@ def reach(silo: str, address: str, folder: Path, timeout_s: float = 10.0) -> Non
 class Liaison:
     """The ``Exchange`` service, asked with the certificate of a state folder. One caller at a time, except ``stop``."""
 
-    def __init__(self, address: str, folder: Path) -> None:
-        self._client = Client(address, folder, peer_pb2_grpc.ExchangeStub)
+    def __init__(self, address: str, folder: Path, renewal: Renewal) -> None:
+        self._client = Client(address, folder, renewal, peer_pb2_grpc.ExchangeStub)
 
     def duty(self, known: str, patience_s: float = PATIENCE_S) -> Duty:
         """What to do for others; waits while that is still ``known``. Raises ProtocolError, FederatorUnavailable."""

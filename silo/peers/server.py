@@ -10,16 +10,16 @@ import logging
 from collections.abc import Iterator
 from concurrent import futures
 from functools import partial
-from pathlib import Path
 
 import grpc
 
-from feddiff.core import wire
+from feddiff.core import tls, wire
 from feddiff.core.errors import ConfigError, FedDiffError, NotSelected, ProtocolError, RoundError
 from feddiff.core.peers import Tallied, kind_of
 from feddiff.core.transfer import Commit, Sender, batches
 from feddiff.silo.peers.owner import Owner
 from feddiff.silo.peers.tallies import Tallies
+from feddiff.silo.renewal import Renewal
 from feddiff.v1 import peer_pb2_grpc, transfer_pb2
 
 MAX_THREADS = 64
@@ -85,19 +85,21 @@ class PeersService(peer_pb2_grpc.PeersServicer):
         return name
 
 
-def serve(listen: str, folder: Path, owner: Owner, tallies: Tallies) -> grpc.Server:
-    """Listen for other silos with the certificate of a state folder. Raises ConfigError."""
-    key, certificate = (folder / "key.pem").read_bytes(), (folder / "certificate.pem").read_bytes()
+def serve(listen: str, renewal: Renewal, owner: Owner, tallies: Tallies) -> grpc.Server:
+    """Listen for other silos with this silo's certificate, as it is renewed. Raises ConfigError."""
+
+    def shown() -> tls.Shown:
+        mine = renewal.credentials
+        return (mine.key, mine.certificate), mine.authorities, ()
+
     server = grpc.server(
         futures.ThreadPoolExecutor(MAX_THREADS, "peer"),
         interceptors=[wire.ErrorInterceptor(_refused)],
         options=wire.SERVER_OPTIONS,
         maximum_concurrent_rpcs=MAX_THREADS,
     )
-    authority = (folder / "authority.pem").read_bytes()
-    credentials = grpc.ssl_server_credentials([(key, certificate)], authority, require_client_auth=True)
     try:
-        if not server.add_secure_port(listen, credentials):
+        if not server.add_secure_port(listen, tls.server_credentials(shown)):
             raise RuntimeError
     except RuntimeError:
         raise ConfigError(f"--listen {listen}: cannot be listened on; is it free, and one of this machine's?") from None

@@ -401,3 +401,10 @@ def test_a_killed_sweep_goes_on_and_ends_with_the_same_table(tmp_path: Path) -> 
         for way in ("down", "up"):
             assert one.result["totals"][way] == pytest.approx(other.result["totals"][way], rel=0.05)
     assert not list((killed / "work").iterdir())
+
+
+@pytest.mark.parametrize("table", ["seed = 3", "rounds = { participants = 3 }"])
+def test_a_strategy_does_not_decide_what_the_grid_decides(tmp_path: Path, table: str) -> None:
+    (tmp_path / "s.toml").write_text(f'[federation]\npreset = "digits-8"\n[strategies.x]\n{table}\n')
+    with pytest.raises(ConfigError, match=r"strategies\.x: seeds and numbers of silos are the grid's"):
+        sweep.load(tmp_path / "s.toml")

@@ -132,6 +132,8 @@ class TestRefusals:
             ({"budget": {"codecs": []}}, ["budget.codecs: must not be empty"]),
             ({"budget": {"codecs": [8]}}, ["budget.codecs.0: must be text (got 8)"]),
             ({"training": {"learning_rate": float("nan")}}, ["training.learning_rate"]),
+            ({"frozen": "encoder"}, ["frozen: must be a number of segments, or a list of their names (got 'encoder')"]),
+            ({"frozen": -1}, ["frozen: must be a number of segments", "got -1"]),
             ({"plan": "half"}, ["plan", "'full'", "'udec'", "got 'half'"]),
             ({"name": "no spaces"}, ["name", "got 'no spaces'"]),
             ({"name": "newline\n"}, ["name", "got 'newline\\n'"]),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import ssl
 import stat
@@ -277,8 +278,8 @@ def test_an_authority_signs_leaves_only(authority: PairOf) -> None:
 
 def test_identities_and_dates(authority: PairOf, federator: PairOf, silo: PairOf) -> None:
     server, client = Identity.from_certificate(federator[0]), Identity.from_certificate(silo[0])
-    assert (server.role, server.name, server.not_after) == ("federator", "lungs", NOW + 825 * DAY)
-    assert (client.role, client.name, client.not_after) == ("silo", "silo-a", NOW + 365 * DAY)
+    assert (server.role, server.name, server.not_after) == ("federator", "lungs", NOW + 30 * DAY)
+    assert (client.role, client.name, client.not_after) == ("silo", "silo-a", NOW + 30 * DAY)
     assert client.not_before == NOW - pki.CLOCK_SKEW
     assert bytes.fromhex(client.fingerprint) == trust.fingerprint(silo[0])
 
@@ -292,8 +293,8 @@ def test_a_certificate_does_not_outlive_its_authority() -> None:
         pki.issue_client(ca, ca_key, request, "silo", "silo-a", NOW + 11 * DAY)
 
 
-@pytest.mark.parametrize("days", [-1, 0, pki.MAX_DAYS + 1])
-def test_absurd_lifetimes_are_refused(authority: PairOf, days: int) -> None:
+@pytest.mark.parametrize("days", [-1, 0, math.nan, pki.MAX_DAYS + 1])
+def test_absurd_lifetimes_are_refused(authority: PairOf, days: float) -> None:
     with pytest.raises(ConfigError):
         pki.create_authority("lungs", NOW, days)
     with pytest.raises(ConfigError):
@@ -436,7 +437,7 @@ def test_a_signature_is_checked(authority: PairOf, silo: PairOf) -> None:
 
 @pytest.mark.parametrize(
     ("offset", "valid"),
-    [(-2 * DAY, False), (-pki.CLOCK_SKEW, True), (365 * DAY, True), (365 * DAY + timedelta(seconds=1), False)],
+    [(-2 * DAY, False), (-pki.CLOCK_SKEW, True), (30 * DAY, True), (30 * DAY + timedelta(seconds=1), False)],
 )
 def test_dates_are_checked(authority: PairOf, silo: PairOf, offset: timedelta, valid: bool) -> None:
     if valid:

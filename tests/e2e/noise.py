@@ -1,7 +1,8 @@
 """A silo without torch: every production class of the silo's daemon, and a learner that adds seeded noise.
 
-``python noise.py STATE HOST:PORT --samples N --digest D [--seconds S]`` is such a silo as a process of its own; it logs
-like ``feddiff-silo``. A silo that is enrolled already, for the token is given to ``feddiff-silo join``.
+``python noise.py STATE HOST:PORT --samples N --digest D [--seconds S] [--metrics HOST:PORT]`` is such a silo as a
+process of its own; it logs like ``feddiff-silo``. A silo that is enrolled already, for the token is given to
+``feddiff-silo join``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from feddiff.core.images import Images
 from feddiff.core.peers import kind_of
 from feddiff.core.segments import F32
 from feddiff.core.spool import Manifest
+from feddiff.silo import metrics
 from feddiff.silo.client import Client
 from feddiff.silo.daemon import Silo
 from feddiff.silo.display import Display
@@ -103,6 +105,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=0.0, help="how long each training takes")
     parser.add_argument("--listen", default="", help="a port for other silos")
     parser.add_argument("--die", default="", help="kill -9 at the first take, fold, check or share for others")
+    parser.add_argument("--metrics", help="HOST:PORT, as of feddiff-silo")
     options = parser.parse_args()
     console.log_lines(verbose=False)
 
@@ -111,13 +114,15 @@ def main() -> int:
         client = Client(options.address, options.state)
         learner = Noise(options.samples, options.digest, lambda _: time.sleep(options.seconds))
         local = Local(options.state)
-        circle = Circle(name, local, options.address, options.listen)
+        circle = Circle(name, local, options.address, options.listen, renewal=client.renewal)
         if options.die:
             die(options.die)
         silo = Silo(name, local, client, lambda _: learner, Display(bars=False), options.accept_pool, circle)
         signal.signal(signal.SIGTERM, lambda *_: silo.stop())
+        exposition = metrics.expose(options.metrics, options.state, silo, client) if options.metrics else None
         silo.run()
-        circle.close()
+        if exposition is not None:
+            exposition.close()
         client.close()
         return 0
 

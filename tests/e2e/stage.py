@@ -127,7 +127,9 @@ class Hospital:
     def start(self) -> Hospital:
         self._stage.enrol(self.name)
         local, client = Local(self.state), Client(self._stage.address, self.state)
-        circle = self.circle = Circle(self.name, local, self._stage.address, self.listen, accept=self._stage.peers)
+        circle = self.circle = Circle(
+            self.name, local, self._stage.address, self.listen, accept=self._stage.peers, renewal=client.renewal
+        )
         self.meet(circle)
         silo = self._silo = Silo(
             self.name, local, client, lambda _: self.learner, Display(bars=False), self.accept_pool, circle
@@ -140,7 +142,6 @@ class Hospital:
             except BaseException as error:
                 self.error = error
             finally:
-                circle.close()
                 client.close()
                 local.close()
 
@@ -202,9 +203,11 @@ class Stage:
         chunk: int = 1024,
         unet: str = "",
         training: str = "epochs = 1",
+        lifetime: str = "30d",
     ) -> Stage:
-        """Make the federator's folder. ``scale`` enlarges the flat model; ``unet`` is a real one instead of it."""
-        site.init(self.home, "trial", "digits-16", self.address, [])
+        """Make the federator's folder. ``scale`` enlarges the flat model; ``unet`` is a real one instead of it.
+        ``lifetime``: of certificates."""
+        site.init(self.home, "trial", "digits-16", self.address, [], lifetime)
         model = unet or "sample_size = 8\nin_channels = 1\nout_channels = 1\n"
         self.rules.write_text(
             _RULES.format(
@@ -260,14 +263,14 @@ class Stage:
             found.listen = f"127.0.0.1:{free_port()}"
         return found
 
-    def noise(self, name: str, samples: int = 1, seconds: float = 0.0, die: str = "") -> Process:
-        """A silo without torch as a process; ``die``: the phase in which it kills itself (noise.py)."""
+    def noise(self, name: str, samples: int = 1, seconds: float = 0.0, *more: str) -> Process:
+        """A silo without torch as a process."""
         state = self.enrol(name)
         script = str(Path(__file__).with_name("noise.py"))
         options = ("--samples", str(samples), "--digest", self.layout.digest, "--seconds", str(seconds))
         if self.peers:
-            options += ("--listen", f"127.0.0.1:{free_port()}", "--die", die)
-        return self.run(name, script, str(state), self.address, *options)
+            options += ("--listen", f"127.0.0.1:{free_port()}")
+        return self.run(name, script, str(state), self.address, *options, *more)
 
     def call(self, module: str, *arguments: str, env: Mapping[str, str] | None = None) -> SimpleNamespace:
         """A command to its end: code, out, err."""

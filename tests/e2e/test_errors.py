@@ -66,7 +66,15 @@ def test_a_federators_folder_and_rules(stage: Stage) -> None:
 
     server = stage.serve()
     fails(stage, STATE, "is in use by another federator", FEDERATOR, "serve", *config)
-    fails(stage, CONFIG, "there is no silo 'hospital-x'; enrolled: none", FEDERATOR, "evict", "hospital-x", *config)
+    fails(
+        stage,
+        CONFIG,
+        "there is no silo, invitation or operator 'hospital-x'; enrolled: none",
+        FEDERATOR,
+        "revoke",
+        "hospital-x",
+        *config,
+    )
     fails(stage, CONFIG, "plan udec has no global model", FEDERATOR, "sample", "--out", "x.png", *config)
     fails(stage, CONFIG, "plan udec has no global model", FEDERATOR, "export", str(stage.folder / "x"), *config)
     assert server.terminate() == 0

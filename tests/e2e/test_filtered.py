@@ -148,7 +148,7 @@ def test_never_below_the_quorum_and_a_round_that_lacks_silos_says_who_is_filtere
         assert "without it only 1 would be left of the 2 that a round needs" in stage.silo_status(name)["note"]
     stage.until("b is in", lambda: stage.silo_status(B)["committed"])
     stage.hospitals[B].stop()
-    stage.operate("evict", B)
+    stage.operate("revoke", B)
     gate.set()
     stage.until(
         "it says what it waits for",

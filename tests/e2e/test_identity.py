@@ -64,7 +64,7 @@ def test_strangers_get_nothing(stage: Stage) -> None:
     logged("hospital-z is not enrolled in this federation")
     second = pki.issue_client(ca, ca_key, request, "silo", "hospital-a", now)
     assert isinstance(answer(stage.secured(ca, key, second)), Revoked)
-    logged("hospital-a has enrolled anew since; this certificate no longer counts")
+    logged("hospital-a has enrolled anew since, or renewed its certificate")
 
     silos = {silo.name: silo.samples for silo in stage.opened().roster.silos()}
     assert silos == {"hospital-a": 0}
@@ -161,10 +161,10 @@ def test_an_evicted_silo_is_out_at_once_and_may_be_invited_again(stage: Stage) -
     stays.start()
     goes = stage.noise("hospital-b", seconds=0.5)
     stage.until("both train", lambda: stays.training(1) and stage.silo_status("hospital-b").get("training"))
-    printed = stage.operate("evict", "hospital-b", "--reason", "its scanner is broken")
+    printed = stage.operate("revoke", "hospital-b", "--reason", "its scanner is broken")
     assert "its scanner is broken" in printed
     assert goes.wait() == REFUSED_IDENTITY
-    assert goes.told().count("noise: The silo was evicted from the federation: ") == 1
+    assert goes.told().count("noise: This certificate is revoked: ") == 1
     assert "refused to" in server.told()
     assert "hospital-b was evicted" in server.told()
     again = stage.noise("hospital-b")  # its certificate has not expired

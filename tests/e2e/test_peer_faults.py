@@ -59,7 +59,7 @@ def test_an_owner_is_killed(stage: Stage, phase: str) -> None:
     server = found(stage).serve()
     for name in ("hospital-a", "hospital-b"):
         stage.hospital(name, SAMPLES[name]).start()
-    victim = stage.noise("hospital-c", SAMPLES["hospital-c"], die=phase)
+    victim = stage.noise("hospital-c", SAMPLES["hospital-c"], 0.0, "--die", phase)
     stage.until("the rounds are done", lambda: "rounds are done" in server.told())
     assert server.terminate() == 0  # it would wait for the victim to hear of it
     assert victim.code == -9

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -45,13 +45,14 @@ def vector(seed: int, size: int) -> F32:
     return np.random.default_rng(seed).standard_normal(size).astype(np.float32)
 
 
-def begun(folder: Path, **rounds: object) -> Federation:
+def begun(folder: Path, pool: Mapping[str, float] | None = None, **rounds: object) -> Federation:
     """A federation whose version 0 is published."""
     config = from_table(
         {
             "model": {"sample_size": 8, "in_channels": 1, "out_channels": 1},
             "codec": {"down": "bf16", "chunk_elements": 1024},
             "rounds": {"count": 3, **rounds},
+            **({"pool": dict(pool)} if pool else {}),
         },
         "test",
     )
@@ -72,7 +73,7 @@ def enroll(federation: Federation, silo: str, serial: int = 1) -> None:
 
 def running(folder: Path, *silos: str, **rounds: object) -> Federation:
     """In round 1 with these silos."""
-    federation = begun(folder, participants=len(silos), **rounds)
+    federation = begun(folder, None, participants=len(silos), **rounds)
     for silo in silos:
         enroll(federation, silo)
         federation.join(silo, 10, {}, dict.fromkeys(LAYOUT.names, 0), "cpu", "feddiff")
@@ -236,6 +237,20 @@ def test_who_has_not_joined_is_not_here(tmp_path: Path) -> None:
         with pytest.raises(ProtocolError, match="has not joined yet"):
             cast(Any, call)(request, context)
     assert federation.reachable(time.monotonic()) == set()
+
+
+def test_what_a_silo_accepts_is_known_before_it_is_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    federation = begun(tmp_path, {"alpha": 0.5, "beta": 0.5}, participants=1)
+    service = FederationService(federation, Intake(federation), Traffic(federation.ledger, 1, lambda: 0))
+    join, known = federation.join, list[str | None]()
+
+    def joined(silo: str, *told: Any) -> None:
+        known.append(federation.journal.fact(f"pool {silo}"))  # a round opens as soon as it has joined
+        join(silo, *told)
+
+    monkeypatch.setattr(federation, "join", joined)
+    service.Join(pb.JoinRequest(protocol=wire.PROTOCOL, samples=1, accepts_pool=True), calling(A, federation))
+    assert known == ["accepted"]
 
 
 # -- damaged files

@@ -18,6 +18,7 @@ from feddiff.core.config import FederationConfig, from_table
 from feddiff.core.errors import ConfigError
 from feddiff.core.published import WEIGHTS, read_published
 from feddiff.core.store import WeightsReader
+from feddiff.federator.daemon import open_federation
 from feddiff.federator.initial import prepare
 
 
@@ -76,6 +77,22 @@ def test_a_refused_model_leaves_nothing_that_would_be_taken_later(tmp_path: Path
     with pytest.raises(ConfigError, match=rf"the initial model cannot be made: .*empty holds no {re.escape(WEIGHTS)}"):
         prepare(tmp_path, RULES, tmp_path / "empty")
     assert not (tmp_path / "layout.json").exists()
+
+
+def test_what_a_start_that_failed_has_made_is_not_taken_for_other_rules(published: Path, tmp_path: Path) -> None:
+    folder, wrong = tmp_path / "state", {"codec": {"segments": {"decodr": {"up": "int8"}}}}
+    folder.mkdir()
+    with pytest.raises(ConfigError, match="no segment is meant by 'decodr'"):
+        open_federation(folder, from_table({"model": TINY, "seed": 3, **wrong}, "test"))
+    begun = open_federation(folder, RULES, published)
+    assert all(begun.current[name] == 0 for name in begun.layout.names)
+    vectors = {}
+    for name in begun.layout.names:
+        with WeightsReader(folder / "weights" / f"{name}@0.safetensors") as reader:
+            vectors[name] = reader.read(name)
+    assert same(begun.layout.scatter(vectors)), "the model of the rules that failed"
+    with pytest.raises(ConfigError, match="rules have changed since it began"):
+        open_federation(folder, federation(seed=1, initial="send"))
 
 
 @pytest.mark.parametrize("change", ["missing", "foreign", "shape", "nan", "cut", "no file", "pickle"])

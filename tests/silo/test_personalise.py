@@ -28,6 +28,8 @@ from feddiff.core.segments import F32
 from feddiff.core.store import save
 from feddiff.silo import cli
 from feddiff.silo.local import Local
+from feddiff.silo.personalise import Chosen
+from feddiff.silo.personalise import personalise as make
 
 MODEL = {**TINY, "num_class_embeds": 2}
 PERSONAL = {"personal": ["decoder.1"]}
@@ -156,8 +158,31 @@ def test_what_cannot_be_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtur
     (state / "held" / "bottleneck@2.safetensors").unlink()
     assert personalise(*(word for pair in good.items() for word in pair)) == StoreError.exit_code
     assert "bottleneck never came" in capsys.readouterr().err
+    for name, vector in weights(2).items():
+        (state / "held" / f"{name}@2.safetensors").unlink(missing_ok=True)
+        save(state / "held" / f"{name}@0.safetensors", {name: vector})
+    assert personalise(*(word for pair in good.items() for word in pair)) == StoreError.exit_code
+    assert "sent the initial one alone" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
     assert not list(tmp_path.glob("mine*"))
+
+
+def test_a_second_one_for_the_same_folder_is_refused_and_the_first_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state, data, out = silo(tmp_path / "state"), images(tmp_path / "data"), tmp_path / "mine"
+    codes = []
+
+    def told(line: str) -> None:
+        if line.endswith("before"):
+            codes.append(personalise("--state", state, "--data", data, "--out", out, "--epochs", 1))
+
+    make(state, data, out, Chosen(["decoder.out"]), told)
+    assert codes == [ConfigError.exit_code]
+    assert "another feddiff-silo personalise is making" in capsys.readouterr().err
+    same = [np.array_equal(vector, weights(2)[name]) for name, vector in written(out).items()]
+    assert same.count(False) == 1, "decoder.out alone was trained"
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["data", "mine", "state"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])

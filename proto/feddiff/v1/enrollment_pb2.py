@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x66\x65\x64\x64iff/v1/enrollment.proto\x12\nfeddiff.v1\".\n\rEnrollRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07request\x18\x02 \x01(\x0c\"I\n\x0b\x45nrollReply\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x11\n\tauthority\x18\x02 \x01(\x0c\x12\x12\n\nfederation\x18\x03 \x01(\t2J\n\nEnrollment\x12<\n\x06\x45nroll\x12\x19.feddiff.v1.EnrollRequest\x1a\x17.feddiff.v1.EnrollReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x66\x65\x64\x64iff/v1/enrollment.proto\x12\nfeddiff.v1\".\n\rEnrollRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07request\x18\x02 \x01(\x0c\"I\n\x0b\x45nrollReply\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x11\n\tauthority\x18\x02 \x01(\x0c\x12\x12\n\nfederation\x18\x03 \x01(\t\"\x1f\n\x0cRenewRequest\x12\x0f\n\x07request\x18\x01 \x01(\x0c\"6\n\nRenewReply\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x13\n\x0b\x61uthorities\x18\x02 \x01(\x0c\x32\x85\x01\n\nEnrollment\x12<\n\x06\x45nroll\x12\x19.feddiff.v1.EnrollRequest\x1a\x17.feddiff.v1.EnrollReply\x12\x39\n\x05Renew\x12\x18.feddiff.v1.RenewRequest\x1a\x16.feddiff.v1.RenewReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,6 +35,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENROLLREQUEST']._serialized_end=89
   _globals['_ENROLLREPLY']._serialized_start=91
   _globals['_ENROLLREPLY']._serialized_end=164
-  _globals['_ENROLLMENT']._serialized_start=166
-  _globals['_ENROLLMENT']._serialized_end=240
+  _globals['_RENEWREQUEST']._serialized_start=166
+  _globals['_RENEWREQUEST']._serialized_end=197
+  _globals['_RENEWREPLY']._serialized_start=199
+  _globals['_RENEWREPLY']._serialized_end=253
+  _globals['_ENROLLMENT']._serialized_start=256
+  _globals['_ENROLLMENT']._serialized_end=389
 # @@protoc_insertion_point(module_scope)

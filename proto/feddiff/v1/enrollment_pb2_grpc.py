@@ -39,6 +39,11 @@ class EnrollmentStub:
                 request_serializer=feddiff_dot_v1_dot_enrollment__pb2.EnrollRequest.SerializeToString,
                 response_deserializer=feddiff_dot_v1_dot_enrollment__pb2.EnrollReply.FromString,
                 _registered_method=True)
+        self.Renew = channel.unary_unary(
+                '/feddiff.v1.Enrollment/Renew',
+                request_serializer=feddiff_dot_v1_dot_enrollment__pb2.RenewRequest.SerializeToString,
+                response_deserializer=feddiff_dot_v1_dot_enrollment__pb2.RenewReply.FromString,
+                _registered_method=True)
 
 
 class EnrollmentServicer:
@@ -50,6 +55,13 @@ class EnrollmentServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Renew(self, request, context):
+        """A silo's next certificate, asked for with its present one, which counts until the next is used for the first time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EnrollmentServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -57,6 +69,11 @@ def add_EnrollmentServicer_to_server(servicer, server):
                     servicer.Enroll,
                     request_deserializer=feddiff_dot_v1_dot_enrollment__pb2.EnrollRequest.FromString,
                     response_serializer=feddiff_dot_v1_dot_enrollment__pb2.EnrollReply.SerializeToString,
+            ),
+            'Renew': grpc.unary_unary_rpc_method_handler(
+                    servicer.Renew,
+                    request_deserializer=feddiff_dot_v1_dot_enrollment__pb2.RenewRequest.FromString,
+                    response_serializer=feddiff_dot_v1_dot_enrollment__pb2.RenewReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -86,6 +103,33 @@ class Enrollment:
             '/feddiff.v1.Enrollment/Enroll',
             feddiff_dot_v1_dot_enrollment__pb2.EnrollRequest.SerializeToString,
             feddiff_dot_v1_dot_enrollment__pb2.EnrollReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Renew(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/feddiff.v1.Enrollment/Renew',
+            feddiff_dot_v1_dot_enrollment__pb2.RenewRequest.SerializeToString,
+            feddiff_dot_v1_dot_enrollment__pb2.RenewReply.FromString,
             options,
             channel_credentials,
             insecure,

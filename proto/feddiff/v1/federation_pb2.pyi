@@ -78,18 +78,20 @@ class TaskRequest(_message.Message):
     def __init__(self, known_task: _Optional[str] = ..., patience_s: _Optional[float] = ..., held: _Optional[_Iterable[_Union[Held, _Mapping]]] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("id", "reason", "wait", "round", "finished")
+    __slots__ = ("id", "reason", "wait", "round", "finished", "renew")
     ID_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     WAIT_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
+    RENEW_FIELD_NUMBER: _ClassVar[int]
     id: str
     reason: str
     wait: Wait
     round: RoundTask
     finished: Finished
-    def __init__(self, id: _Optional[str] = ..., reason: _Optional[str] = ..., wait: _Optional[_Union[Wait, _Mapping]] = ..., round: _Optional[_Union[RoundTask, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ...) -> None: ...
+    renew: bool
+    def __init__(self, id: _Optional[str] = ..., reason: _Optional[str] = ..., wait: _Optional[_Union[Wait, _Mapping]] = ..., round: _Optional[_Union[RoundTask, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., renew: _Optional[bool] = ...) -> None: ...
 
 class Wait(_message.Message):
     __slots__ = ()
@@ -157,12 +159,14 @@ class ReportRequest(_message.Message):
     def __init__(self, round: _Optional[int] = ..., phase: _Optional[str] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class ReportReply(_message.Message):
-    __slots__ = ("abandon", "reason")
+    __slots__ = ("abandon", "reason", "renew")
     ABANDON_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    RENEW_FIELD_NUMBER: _ClassVar[int]
     abandon: bool
     reason: str
-    def __init__(self, abandon: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
+    renew: bool
+    def __init__(self, abandon: _Optional[bool] = ..., reason: _Optional[str] = ..., renew: _Optional[bool] = ...) -> None: ...
 
 class Measured(_message.Message):
     __slots__ = ("metric", "value", "spread", "samples", "reference", "against", "extractor", "digest", "cautions")

@@ -37,7 +37,7 @@ class ReinstateRequest(_message.Message):
     def __init__(self, silo: _Optional[str] = ...) -> None: ...
 
 class SiloStatus(_message.Message):
-    __slots__ = ("name", "enrolled", "reachable", "planned", "training", "phase", "step", "steps", "loss", "samples", "silent_s", "committed", "up", "note", "plan", "down_mbit", "up_mbit")
+    __slots__ = ("name", "enrolled", "reachable", "planned", "training", "phase", "step", "steps", "loss", "samples", "silent_s", "committed", "up", "note", "plan", "down_mbit", "up_mbit", "certificate_days")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ENROLLED_FIELD_NUMBER: _ClassVar[int]
     REACHABLE_FIELD_NUMBER: _ClassVar[int]
@@ -55,6 +55,7 @@ class SiloStatus(_message.Message):
     PLAN_FIELD_NUMBER: _ClassVar[int]
     DOWN_MBIT_FIELD_NUMBER: _ClassVar[int]
     UP_MBIT_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_DAYS_FIELD_NUMBER: _ClassVar[int]
     name: str
     enrolled: bool
     reachable: bool
@@ -72,10 +73,11 @@ class SiloStatus(_message.Message):
     plan: str
     down_mbit: float
     up_mbit: float
-    def __init__(self, name: _Optional[str] = ..., enrolled: _Optional[bool] = ..., reachable: _Optional[bool] = ..., planned: _Optional[bool] = ..., training: _Optional[bool] = ..., phase: _Optional[str] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., loss: _Optional[float] = ..., samples: _Optional[int] = ..., silent_s: _Optional[float] = ..., committed: _Optional[bool] = ..., up: _Optional[_Iterable[str]] = ..., note: _Optional[str] = ..., plan: _Optional[str] = ..., down_mbit: _Optional[float] = ..., up_mbit: _Optional[float] = ...) -> None: ...
+    certificate_days: float
+    def __init__(self, name: _Optional[str] = ..., enrolled: _Optional[bool] = ..., reachable: _Optional[bool] = ..., planned: _Optional[bool] = ..., training: _Optional[bool] = ..., phase: _Optional[str] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., loss: _Optional[float] = ..., samples: _Optional[int] = ..., silent_s: _Optional[float] = ..., committed: _Optional[bool] = ..., up: _Optional[_Iterable[str]] = ..., note: _Optional[str] = ..., plan: _Optional[str] = ..., down_mbit: _Optional[float] = ..., up_mbit: _Optional[float] = ..., certificate_days: _Optional[float] = ...) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("federation", "phase", "round", "rounds", "reason", "silos", "wire_down", "wire_up", "config_digest", "policy", "plan")
+    __slots__ = ("federation", "phase", "round", "rounds", "reason", "silos", "wire_down", "wire_up", "config_digest", "policy", "plan", "server_days", "authority_days", "authority", "rotation")
     FEDERATION_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
@@ -87,6 +89,10 @@ class StatusReply(_message.Message):
     CONFIG_DIGEST_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
+    SERVER_DAYS_FIELD_NUMBER: _ClassVar[int]
+    AUTHORITY_DAYS_FIELD_NUMBER: _ClassVar[int]
+    AUTHORITY_FIELD_NUMBER: _ClassVar[int]
+    ROTATION_FIELD_NUMBER: _ClassVar[int]
     federation: str
     phase: str
     round: int
@@ -98,4 +104,8 @@ class StatusReply(_message.Message):
     config_digest: str
     policy: str
     plan: str
-    def __init__(self, federation: _Optional[str] = ..., phase: _Optional[str] = ..., round: _Optional[int] = ..., rounds: _Optional[int] = ..., reason: _Optional[str] = ..., silos: _Optional[_Iterable[_Union[SiloStatus, _Mapping]]] = ..., wire_down: _Optional[int] = ..., wire_up: _Optional[int] = ..., config_digest: _Optional[str] = ..., policy: _Optional[str] = ..., plan: _Optional[str] = ...) -> None: ...
+    server_days: float
+    authority_days: float
+    authority: str
+    rotation: str
+    def __init__(self, federation: _Optional[str] = ..., phase: _Optional[str] = ..., round: _Optional[int] = ..., rounds: _Optional[int] = ..., reason: _Optional[str] = ..., silos: _Optional[_Iterable[_Union[SiloStatus, _Mapping]]] = ..., wire_down: _Optional[int] = ..., wire_up: _Optional[int] = ..., config_digest: _Optional[str] = ..., policy: _Optional[str] = ..., plan: _Optional[str] = ..., server_days: _Optional[float] = ..., authority_days: _Optional[float] = ..., authority: _Optional[str] = ..., rotation: _Optional[str] = ...) -> None: ...
