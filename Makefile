@@ -11,7 +11,7 @@ CONTRACT := $(wildcard proto/feddiff/v1/*.proto)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo bench test test-slow bench-codec bench-transport bench-link bench-topology bench-quality format proto wheel clean
+.PHONY: help setup demo bench test test-slow bench-codec bench-transport bench-link bench-topology bench-quality format proto wheel wheelhouse rehearse clean
 
 help:
 	@echo 'make demo [PLAN=full|usplit|ulatdec|udec]   a small federation on this machine; results in demo-run/'
@@ -27,6 +27,8 @@ help:
 	@echo 'make format                                 let ruff put the sources in order'
 	@echo 'make proto                                  write the generated code of proto/ anew'
 	@echo 'make wheel                                  dist/feddiff-*.whl'
+	@echo 'make wheelhouse                             dist/wheelhouse/: all that a site without internet needs'
+	@echo 'make rehearse                               a federation over three network namespaces; needs root'
 	@echo 'make clean                                  remove everything that make made, .venv included'
 	@echo 'PYTHON=python3.12 with any of them          the Python that .venv is made of; 3.11 or newer'
 
@@ -91,6 +93,22 @@ proto: $(SETUP)
 wheel: $(SETUP)
 	@rm -rf build
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+rehearse: $(SETUP)
+	deploy/rehearse.sh --python $(BIN)/python
+
+# Everything that a site without internet needs, for machines like this one (Python's version, processor):
+# one folder to copy, with wheels, installers, units and pages. Another index or CUDA: pip's own settings.
+wheelhouse: wheel
+	@rm -rf dist/wheelhouse
+	@mkdir -p dist/wheelhouse/docs
+	$(BIN)/python -m pip wheel --quiet -c constraints.txt --wheel-dir dist/wheelhouse/wheels dist/feddiff-*.whl
+	@cp -r deploy/install-silo.sh deploy/install-federator.sh deploy/Containerfile.* deploy/systemd deploy/examples dist/wheelhouse/
+	@cp docs/*.md dist/wheelhouse/docs/
+	@$(BIN)/python -c 'import platform as p; print("made for Python", ".".join(p.python_version_tuple()[:2]), "on", p.platform())' \
+	  > dist/wheelhouse/README
+	@cd dist/wheelhouse && find . -type f ! -name SHA256SUMS -print0 | sort -z | xargs -0 sha256sum > SHA256SUMS
+	@echo 'dist/wheelhouse: copy it to the site, check it (sha256sum -c SHA256SUMS), and run ./install-silo.sh there'
 
 clean:
 	rm -rf .venv .typing build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis demo-run bench-run

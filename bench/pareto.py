@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from feddiff.bench.labels import Labels
 from feddiff.bench.looks import Look, bytes_axis, colour, plan_keys, style, variant_keys
 from feddiff.bench.setting import Setting, Spread
+from feddiff.federator.appraisal import front
 from feddiff.federator.charts import FAINT, INK
 
 if TYPE_CHECKING:
@@ -24,17 +25,6 @@ MOST_LINES = 3
 """Baselines of one kind in a panel; more would hide the marks."""
 FAR = 0.5
 """A baseline more than so many heights of the marks away is told at the edge and not drawn."""
-
-
-def front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Places of the points that none beats, by the first number: none is at most as large in both and less in one."""
-    best: list[int] = []
-    least = float("inf")
-    for at in sorted(range(len(points)), key=lambda at: points[at]):
-        if points[at][1] < least or (best and points[at] == points[best[-1]]):
-            best.append(at)
-            least = points[at][1]
-    return best
 
 
 def best(settings: Sequence[Setting], value: Read) -> list[Setting]:

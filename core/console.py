@@ -7,6 +7,7 @@ feddiff, 74 state folder, 75 try again, 76 protocol, 77 refused identity, 78 con
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import logging
 import os
 import resource
@@ -16,7 +17,9 @@ import sys
 import traceback
 from collections.abc import Callable
 
+from feddiff.core import notify
 from feddiff.core.errors import FedDiffError, StoreError
+from feddiff.core.log import formatter, prefix
 
 INTERRUPTED = 130
 DEFECT = 70
@@ -29,7 +32,7 @@ def run(program: str, command: Callable[[], int]) -> int:
     except FedDiffError as error:
         if os.environ.get("FEDDIFF_DEBUG"):
             raise
-        print(f"{program}: {' '.join(error.sentence.split())}", file=sys.stderr)
+        _say(f"{program}: {' '.join(error.sentence.split())}")
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -39,12 +42,18 @@ def run(program: str, command: Callable[[], int]) -> int:
     except (OSError, sqlite3.Error) as error:  # a full or failing disk, no more open files
         if os.environ.get("FEDDIFF_DEBUG"):
             raise
-        print(f"{program}: The machine refuses: {' '.join(str(error).split())}", file=sys.stderr)
+        _say(f"{program}: The machine refuses: {' '.join(str(error).split())}")
         return StoreError.exit_code
     except Exception:
         traceback.print_exc()
-        print(f"{program}: a defect of feddiff; please report it with the lines above", file=sys.stderr)
+        _say(f"{program}: a defect of feddiff; please report it with the lines above")
         return DEFECT
+
+
+def _say(line: str) -> None:
+    """The last words of a command, as `systemctl status` shows them too."""
+    notify.status(line)
+    print(prefix(logging.ERROR) + line, file=sys.stderr)
 
 
 def one_heap() -> None:
@@ -86,9 +95,11 @@ def many_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def log_lines(verbose: bool) -> None:
-    """Log to stderr: time, level, message; under systemd the journal adds the time itself."""
-    under_systemd = "JOURNAL_STREAM" in os.environ
-    form = "%(levelname).1s %(message)s" if under_systemd else "%(asctime)s %(levelname).1s %(message)s"
-    logging.basicConfig(stream=sys.stderr, format=form, datefmt="%H:%M:%S", level=logging.WARNING, force=True)
+def log_lines(verbose: bool, form: str = "text") -> None:
+    """Log to stderr, each line as core/log.py says; ``form`` is "text" or "json"."""
+    lines = logging.StreamHandler(sys.stderr)
+    lines.setFormatter(formatter(form))
+    logging.basicConfig(handlers=[lines], level=logging.WARNING, force=True)
     logging.getLogger("feddiff").setLevel(logging.DEBUG if verbose else logging.INFO)
+    if "WATCHDOG_USEC" in os.environ:
+        faulthandler.enable()  # the watchdog's SIGABRT then shows where every thread hangs

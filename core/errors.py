@@ -4,6 +4,7 @@
     ├── ConfigError              a file or flag says something that cannot be
     ├── DataError                the images cannot be used
     ├── StoreError               the state directory cannot be used
+    │   └── NewerState
     ├── IdentityError            who you are does not give you this
     │   ├── UnknownSilo
     │   ├── InvitationSpent
@@ -57,6 +58,12 @@ class StoreError(FedDiffError):
     """The state directory cannot be used."""
 
     exit_code = 74
+
+
+class NewerState(StoreError):
+    """The state directory is a newer feddiff's."""
+
+    exit_code = 78  # no restart makes it older
 
 
 class IdentityError(FedDiffError):

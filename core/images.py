@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from feddiff.core import notify
 from feddiff.core.config import FederationConfig
 from feddiff.core.errors import DataError
 
@@ -69,12 +70,14 @@ class Album:
 
     def add(self, kind: str, label: int, pixels: bytes, images: int) -> None:
         """Put in ``images`` of a label (a place in ``data.classes`` or -1), as ``fit`` gives them."""
+        notify.alive()
         self._pixels += pixels
         self._labels += [label] * images
         self._kinds[kind] += images
 
     def skip(self, path: Path, reason: str) -> None:
         """Leave a file out, for a reason that holds nothing out of the file."""
+        notify.alive()
         self._skipped.append((path, reason))
 
     def images(self) -> Images:

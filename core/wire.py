@@ -7,13 +7,12 @@ takes the other's for abuse and a dead link is noticed in under a minute.
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 import grpc
 
-from feddiff.core import errors, transfer
+from feddiff.core import errors, state, transfer
 from feddiff.core.identity import Identity, Role
 from feddiff.core.quality import Measured
 from feddiff.core.spool import Manifest
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 PROTOCOL = 2
 """Peers must speak the same number: it changes when an old peer could no longer be understood."""
-SOFTWARE = f"feddiff {importlib.metadata.version('feddiff')}"
+SOFTWARE = state.SOFTWARE
 MAX_MESSAGE = 6 << 20
 MAX_PARTS = transfer.BATCH_BYTES // transfer.PART_BYTES
 MAX_NUMBERS = 32

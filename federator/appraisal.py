@@ -214,3 +214,14 @@ def curves(found: Sequence[Row]) -> list[tuple[str, list[int], list[float]]]:
         )
         for key, part in groups.items()
     ]
+
+
+def front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Places of the points that none beats, by the first number: none is at most as large in both and less in one."""
+    best: list[int] = []
+    least = float("inf")
+    for at in sorted(range(len(points)), key=lambda at: points[at]):
+        if points[at][1] < least or (best and points[at] == points[best[-1]]):
+            best.append(at)
+            least = points[at][1]
+    return best

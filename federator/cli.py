@@ -60,6 +60,9 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--extractor", type=Path, metavar="FILE", help="TorchScript that makes features of images")
     serve.add_argument("--reference", type=Path, metavar="FOLDER", help="LABEL/IMAGE: what the model is measured by")
     serve.add_argument("--pool", type=Path, metavar="FOLDER", help="public images: consent to give them to silos")
+    serve.add_argument("--http", metavar="HOST:PORT", help="show a live page to browsers, e.g. 127.0.0.1:8080")
+    host_text = "a name under which a proxy serves the page; reading it then needs an operator's token"
+    serve.add_argument("--http-host", action="append", default=[], metavar="NAME", help=host_text)
     serve.add_argument("--metrics", metavar="HOST:PORT", help="tell Prometheus here, e.g. 127.0.0.1:9464")
     serve.add_argument(
         "--track",
@@ -69,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
         help="tell every round, measurement and grid of samples to tensorboard:FOLDER or mlflow:http://HOST:PORT",
     )
     serve.add_argument("--verbose", action="store_true")
+    serve.add_argument("--log", choices=("text", "json"), default="text", help="how log lines look (default: text)")
     doctor = add("doctor", "Say what is wrong with this federator, and what to do. Give it what `serve` is given.")
     doctor.add_argument("--listen", default="", metavar="HOST:PORT", help="as for serve")
     doctor.add_argument("--extractor", type=Path, metavar="FILE", help="as for serve")
@@ -184,13 +188,15 @@ def _run(options: argparse.Namespace) -> int:
 def _serve(options: argparse.Namespace) -> int:
     import signal
     import threading
+    from contextlib import nullcontext
 
+    from feddiff.core.errors import ConfigError
     from feddiff.federator import handshakes
 
     handshakes.watch()
     console.one_heap()
     console.many_files()
-    console.log_lines(options.verbose)
+    console.log_lines(options.verbose, options.log)
     from feddiff.core.config import load
     from feddiff.core.exposition import Exposition
     from feddiff.federator import metrics, site, tracking
@@ -203,6 +209,13 @@ def _serve(options: argparse.Namespace) -> int:
     config = load(options.config)
     folder = options.config.resolve().parent
     listen = options.listen or f"[::]:{site.address(folder)[1]}"
+    bound = None
+    if options.http:
+        from feddiff.federator import web
+
+        bound = web.bind(options.http, options.http_host)
+    elif options.http_host:
+        raise ConfigError("--http-host is of the page, and there is none without --http HOST:PORT")
     exposition = None if options.metrics is None else Exposition(options.metrics)
     trackers = {target: tracking.parse(target) for target in options.track}
     given = (options.extractor, options.reference, options.initial, options.pool)
@@ -221,8 +234,10 @@ def _serve(options: argparse.Namespace) -> int:
         print(round_line(federator.federation, closed), flush=True)
         tracked.told(closed)
 
+    page = nullcontext() if bound is None else web.serving(federator.federation, bound, options.http_host)
     try:
-        federator.run(told)
+        with page:
+            federator.run(told)
     finally:
         tracked.close()
         if exposition is not None:

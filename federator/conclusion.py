@@ -59,7 +59,7 @@ def conclude(exchange: Exchange, federation: Federation, silos: Sequence[str]) -
         return dict(exchange.candidates)
 
 
-def standing(federation: Federation, decision: Decision) -> Decision:
+def under_way(federation: Federation, decision: Decision) -> Decision:
     """What ``rounds.decide`` said, unless the silos of a federation of peers are already bringing the round to an end.
 
     Whose updates count does not change any more then; and owners are watched all the time.

@@ -13,7 +13,9 @@ from feddiff.federator import desk, site
 from feddiff.federator.authority import DAY_S, Authority
 from feddiff.federator.database import Database
 from feddiff.federator.measure import seconds
+from feddiff.federator.operator import CONSOLE
 from feddiff.federator.operators import Operators
+from feddiff.federator.orders import Orders
 from feddiff.federator.roster import Roster
 from feddiff.federator.upkeep import rotation
 
@@ -37,7 +39,7 @@ def revoke(config: Path, name: str, reason: str) -> str:
         except FederatorUnavailable:
             pass
         try:
-            desk.opened(config).evict(name, reason)
+            Orders(desk.opened(config)).give(CONSOLE, "evict", name, reason)
         except StoreError:  # it has not begun yet
             roster.evict(name, reason)
     return f"{name} is evicted: {reason}; no federator is running"

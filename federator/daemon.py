@@ -20,14 +20,14 @@ from pathlib import Path
 
 import grpc
 
-from feddiff.core import tls, wire
+from feddiff.core import notify, state, tls, wire
 from feddiff.core.config import FederationConfig
 from feddiff.core.errors import ConfigError, FedDiffError, StoreError
 from feddiff.core.fold import BadUpdate
 from feddiff.core.store import WeightsReader
 from feddiff.federator import operator, site, warmup
 from feddiff.federator.authority import Authority
-from feddiff.federator.conclusion import conclude, standing
+from feddiff.federator.conclusion import conclude, under_way
 from feddiff.federator.database import Database
 from feddiff.federator.enroll import EnrollmentService
 from feddiff.federator.federation import Federation
@@ -97,6 +97,7 @@ class Federator:
         check(config, extractor, reference)
         warmup.check(config, pool)
         self._lock = _lock(folder)
+        state.mark(folder)
         self.federation = open_federation(folder, config, initial)
         self._gauging = Gauging(self.federation, extractor, reference)
         self._publisher = Publisher(self.federation)
@@ -154,6 +155,7 @@ class Federator:
 
     def stop(self) -> None:
         """Ask ``run`` to return; safe in a signal handler."""
+        notify.stopping("told to stop")
         self._stop.set()
 
     def run(self, told: Callable[[Round], None] = lambda _: None) -> bool:
@@ -162,6 +164,7 @@ class Federator:
         flusher.start()
         try:
             self._gauging.start()
+            notify.ready(f"port {self.port}")
             while not self._stop.is_set():
                 if self._step(told):
                     self._farewell()
@@ -180,9 +183,11 @@ class Federator:
 
     def _step(self, told: Callable[[Round], None]) -> bool:
         federation = self.federation
+        notify.alive()
         decision = decide(time.monotonic(), look(federation, time.monotonic()), federation.config.rounds)
-        decision = standing(federation, self._warmup.before(decision))
+        decision = under_way(federation, self._warmup.before(decision))
         if decision.reason != federation.decision.reason or decision.action not in ("wait", "fold"):
+            notify.status(decision.reason)
             # Countdowns change every second; the log tells the first of them.
             quiet = (
                 decision.action == "wait" and federation.decision.reason.split(" s ")[0][:24] == decision.reason[:24]
@@ -247,6 +252,7 @@ class Federator:
         log.info("finished: %s", federation.decision.reason)
         with federation.changed:
             while time.monotonic() < until and not self._stop.is_set():
+                notify.alive()
                 waiting = untold(federation, time.monotonic())
                 if not waiting:
                     break

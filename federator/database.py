@@ -13,9 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from feddiff.core.errors import StoreError
-
-STATE_VERSION = 1
+from feddiff.core import state
+from feddiff.core.errors import NewerState, StoreError
 
 
 class Database:
@@ -23,6 +22,7 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         self.lock = threading.RLock()
+        state.check(path.parent)
         try:
             self.connection = sqlite3.connect(path, check_same_thread=False, timeout=30, isolation_level=None)
             self.connection.execute("PRAGMA journal_mode = WAL")
@@ -30,10 +30,11 @@ class Database:
             version = self.connection.execute("PRAGMA user_version").fetchone()[0]
         except sqlite3.Error as error:
             raise StoreError(f"{path}: {error}") from None
-        if version not in (0, STATE_VERSION):
-            raise StoreError(f"{path} was written by another feddiff (state {version}; this one reads {STATE_VERSION})")
+        if version > state.VERSION:
+            software = state.writer(path.parent)
+            raise NewerState(f"{path} has state {version}, of {software}; {state.SOFTWARE} reads {state.VERSION}")
         if version == 0:
-            self.connection.execute(f"PRAGMA user_version = {STATE_VERSION}")
+            self.connection.execute(f"PRAGMA user_version = {state.VERSION}")
 
     def define(self, schema: str) -> None:
         """Create the tables that are not there yet."""

@@ -42,7 +42,7 @@ class Federation:
 
     def __init__(self, folder: Path, config: FederationConfig, layout: Layout, database: Database) -> None:
         self.folder, self.config, self.layout = folder, config, layout
-        self._database = database
+        self.database = database
         self.roster, self.journal, self.ledger = Roster(database), Journal(database), Ledger(database)
         self.sharing = share(layout, config.plan, config.personal, config.frozen)
         self.versions, self.links = Versions(folder, layout, config), Links(self.ledger)
@@ -187,7 +187,7 @@ class Federation:
     def committed_segment(self, silo: str, round: int, segment: str, digest: bytes, cost: Entry) -> bool:
         """Note a segment of an update, and what it cost, durably; False if it was noted before."""
         with self.changed:
-            with self._database.transaction():
+            with self.database.transaction():
                 fresh = self.journal.commit_update(round, silo, segment, digest, time.time())
                 if fresh:
                     self.ledger.add(cost)
@@ -280,7 +280,7 @@ class Federation:
         with self.changed:
             assert self.round is not None
             number, there = self.round.round, self.reachable(time.monotonic()) | (set(silos) - self.evicted)
-            with self._database.transaction():
+            with self.database.transaction():
                 self.journal.publish(versions, number, silos, time.time())
                 reporting = set(self.round.plan.reporting) - self.evicted
                 self.verdicts.close(number, reporting, self.ledger.quality(number), there)

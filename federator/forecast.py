@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from feddiff.federator.federation import Federation
 
 
-def forecast(federation: Federation, silos: Sequence[str]) -> Plan:
-    """The plan of the next round, if it opened now with these silos, which are here."""
-    number, config = federation.upcoming, federation.config
+def forecast(federation: Federation, silos: Sequence[str], number: int | None = None) -> Plan:
+    """The plan of the next round, or the one of this number, if it opened now with these silos, which are here."""
+    config, number = federation.config, number or federation.upcoming
     held = {name: federation.presence[name].held for name in silos}
-    rounds = federation.journal.rounds()
+    asked = federation.purse is not None or config.rounds.sampled is not None
+    rounds = federation.journal.rounds() if asked else []
     if federation.purse is None:
         sizes = {silo.name: silo.samples for silo in federation.roster.silos()}
         taken = sample(config, number, {name: sizes.get(name, 1) for name in silos}, rounds)

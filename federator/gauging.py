@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from feddiff.core import notify
 from feddiff.core.config import FederationConfig
 from feddiff.core.errors import ConfigError, DataError, FedDiffError, StoreError
 from feddiff.core.features import check_digest
@@ -148,6 +149,8 @@ class Gauging:
                 reason = f"finished; still to be measured: {', '.join(f'round {number}' for number in left)}"
                 if self._federation.decision.reason != reason:
                     log.info("%s", reason)
+                    notify.status(reason)
+                notify.alive()
                 self._federation.decision = Decision("wait", reason)
                 self._changed.wait(0.2)
 

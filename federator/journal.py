@@ -78,6 +78,11 @@ class Journal:
         rows = self._database.rows("SELECT * FROM rounds WHERE round > ? ORDER BY round", (after,))
         return [self._round(row) for row in rows]
 
+    def get(self, round: int) -> Round | None:
+        """The round of this number."""
+        rows = self._database.rows("SELECT * FROM rounds WHERE round = ?", (round,))
+        return self._round(rows[0]) if rows else None
+
     def last(self) -> Round | None:
         """The newest round, open or closed."""
         rows = self._database.rows("SELECT * FROM rounds ORDER BY round DESC LIMIT 1")

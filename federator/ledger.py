@@ -156,6 +156,17 @@ class Ledger:
         rows = self._database.rows(query, (silo, direction, least, count))
         return [(int(round), int(size), float(took)) for round, size, took in rows]
 
+    def flows_of(self, round: int) -> list[tuple[str, Direction, int, int, float, int]]:
+        """(silo, direction, bytes on the wire, those of transfers, seconds, bytes sent again) of a round."""
+        query = (
+            "SELECT silo, direction, sum(wire), sum(wire * (segment != '')), sum(seconds), sum(retransmitted)"
+            " FROM ledger WHERE round = ? GROUP BY silo, direction"
+        )
+        return [
+            (str(silo), direction, int(wire), int(size), float(took), int(again))
+            for silo, direction, wire, size, took, again in self._database.rows(query, (round,))
+        ]
+
     def spent(self, round: int, silo: str) -> dict[Direction, int]:
         """Bytes on the wire of a silo's transfers in a round, what was sent again included."""
         query = (
@@ -198,6 +209,11 @@ class Ledger:
         for number, of, text in self._database.rows(query, values):
             table = json.loads(text)
             yield Reading(number, of, Measured(**{**table, "cautions": tuple(table["cautions"])}))
+
+    def counted(self, since: int) -> dict[int, int]:
+        """How many numbers were measured of each round from ``since`` on."""
+        query = "SELECT round, count(*) FROM quality WHERE round >= ? GROUP BY round"
+        return {int(round): int(count) for round, count in self._database.rows(query, (since,))}
 
     def totals(self) -> list[Total]:
         """The sums over all rounds, by silo, segment and direction; as quick after a thousand rounds as after one."""

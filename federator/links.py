@@ -7,6 +7,7 @@ link. All of it is in the ledger, so a federator knows its silos' links again af
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -30,6 +31,11 @@ class Rate:
         return self.bytes_s * 8e-6
 
 
+def estimate(flows: Sequence[tuple[int, int, float]]) -> Rate | None:
+    """What (round, bytes, seconds) of a silo's newest rounds that say something, newest first, say of its link."""
+    return Rate(median(size / took for _, size, took in flows), flows[0][0]) if flows else None
+
+
 class Links:
     """The measured rates."""
 
@@ -38,10 +44,7 @@ class Links:
 
     def rate(self, silo: str, direction: Direction) -> Rate | None:
         """What was measured in the newest rounds that say something; None if none does."""
-        flows = self._ledger.flows(silo, direction, LEAST, ROUNDS)
-        if not flows:
-            return None
-        return Rate(median(size / took for _, size, took in flows), flows[0][0])
+        return estimate(self._ledger.flows(silo, direction, LEAST, ROUNDS))
 
     def taken_for(self, silo: str, direction: Direction, round: int, assumed: float) -> float:
         """Bytes a second to count on in a round; ``assumed`` if nothing is known.

@@ -13,11 +13,14 @@ import grpc
 from feddiff.core.store import write_atomic
 from feddiff.federator import upkeep
 from feddiff.federator.federation import Federation
-from feddiff.federator.lookout import left_out
+from feddiff.federator.orders import Orders
+from feddiff.federator.standing import standings
 from feddiff.v1 import operator_pb2 as pb
 from feddiff.v1 import operator_pb2_grpc
 
 ADDRESS_FILE = "operator.address"
+CONSOLE = "console"
+"""Who gives an order over the socket: whoever is the federator's user on its machine."""
 _LONGEST_SOCKET = 100  # sun_path holds 108 bytes (unix(7))
 
 
@@ -36,33 +39,30 @@ class OperatorService(operator_pb2_grpc.OperatorServicer):
     """Serves the person who runs the federation."""
 
     def __init__(self, federation: Federation) -> None:
-        self._federation = federation
+        self._federation, self._orders = federation, Orders(federation)
 
     def GetStatus(self, request: pb.StatusRequest, context: grpc.ServicerContext) -> pb.StatusReply:  # noqa: N802
         return status(self._federation, live=True)
 
     def Pause(self, request: pb.PauseRequest, context: grpc.ServicerContext) -> pb.StatusReply:  # noqa: N802
-        return self._note("paused", "yes")
+        return self._given("pause")
 
     def Resume(self, request: pb.ResumeRequest, context: grpc.ServicerContext) -> pb.StatusReply:  # noqa: N802
-        return self._note("paused", "no")
+        return self._given("resume")
 
     def Stop(self, request: pb.StopRequest, context: grpc.ServicerContext) -> pb.StatusReply:  # noqa: N802
-        return self._note("stopping", "yes")
+        return self._given("stop")
 
     def Evict(self, request: pb.EvictRequest, context: grpc.ServicerContext) -> pb.StatusReply:  # noqa: N802
-        self._federation.evict(request.silo, request.reason[:200] or "by the operator")
-        return status(self._federation, live=True)
+        return self._given("evict", request.silo, request.reason)
 
     def Reinstate(self, request: pb.ReinstateRequest, context: grpc.ServicerContext) -> pb.StatusReply:  # noqa: N802
-        self._federation.reinstate(request.silo)
-        return status(self._federation, live=True)
+        return self._given("reinstate", request.silo)
 
-    def _note(self, key: str, value: str) -> pb.StatusReply:
-        with self._federation.changed:
-            self._federation.journal.note(key, value)
-            self._federation.changed.notify_all()
-        time.sleep(0.2)  # the daemon decides anew, so that the answer shows what the order did
+    def _given(self, what: str, silo: str = "", reason: str = "") -> pb.StatusReply:
+        self._orders.give(CONSOLE, what, silo, reason)
+        if not silo:
+            time.sleep(0.2)  # the daemon decides anew, so that the answer shows what the order did
         return status(self._federation, live=True)
 
 
@@ -71,38 +71,30 @@ def status(federation: Federation, live: bool) -> pb.StatusReply:
     now, outlook = time.monotonic(), upkeep.outlook(federation.folder, federation.roster)
     with federation.changed:
         current = federation.round
-        collecting = current is not None and current.closed_at is None
-        reachable = federation.reachable(now)
-        assigned = {each.silo: each for each in current.plan.assignments} if current else {}
-        planned = {name: each.up for name, each in assigned.items()} if collecting else {}
-        rejections = federation.journal.rejections(current.round) if current else {}
         silos = []
-        for silo in federation.roster.silos():
-            known = federation.presence.get(silo.name)
-            loss = federation.journal.newest(silo.name, "loss")
-            down, up = (federation.links.rate(silo.name, way) for way in ("down", "up"))
-            filtered = federation.verdicts.note(silo.name, federation.upcoming)
-            sampled_out = "not sampled" if silo.name in reachable and left_out(federation, silo.name) else ""
+        for each in standings(federation, now):
+            loss = federation.journal.newest(each.name, "loss")
+            down, up = (federation.links.rate(each.name, way) for way in ("down", "up"))
             silos.append(
                 pb.SiloStatus(
-                    name=silo.name,
-                    enrolled=silo.evicted is None,
-                    reachable=silo.name in reachable,
-                    planned=silo.name in planned and silo.name not in rejections,
-                    training=known is not None and known.phase == "training" and silo.name in reachable,
-                    phase=known.phase if known else "",
-                    step=known.step if known else 0,
-                    steps=known.steps if known else 0,
+                    name=each.name,
+                    enrolled=each.enrolled,
+                    reachable=each.reachable,
+                    planned=each.planned,
+                    training=each.training,
+                    phase=each.phase,
+                    step=each.step,
+                    steps=each.steps,
                     loss=math.nan if loss is None else loss,
-                    samples=silo.samples,
-                    silent_s=now - known.heard_at if known else math.nan,
-                    committed=silo.name in federation.committed,
-                    up=planned.get(silo.name, ()),
-                    note=silo.evicted or rejections.get(silo.name, "") or filtered or sampled_out,
-                    plan=assigned[silo.name].reason if silo.name in assigned else "",
+                    samples=each.silo.samples,
+                    silent_s=each.silent_s,
+                    committed=each.committed,
+                    up=each.up,
+                    note=each.note,
+                    plan=each.assignment.reason if each.assignment else "",
                     down_mbit=down.mbit_s if down else 0.0,
                     up_mbit=up.mbit_s if up else 0.0,
-                    certificate_days=federation.roster.certificates.days(silo.name, silo.serial),
+                    certificate_days=federation.roster.certificates.days(each.name, each.silo.serial),
                 )
             )
         reason = federation.decision.reason if live else "the federator is not running"

@@ -12,7 +12,7 @@ from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from feddiff.core import console
+from feddiff.core import console, notify
 from feddiff.core.errors import StoreError
 from feddiff.core.fold import BadUpdate, Contribution
 from feddiff.core.spool import Transfer
@@ -63,6 +63,7 @@ class Publisher:
         try:
             for each in begun:
                 each.result()
+                notify.alive()
         finally:
             # One that is bad, or no longer wanted, must not be at work yet when the same files are folded again.
             for _, each in self._begun.values():

@@ -81,14 +81,16 @@ class Verdicts:
         gone = {silo: each for silo, each in self._newest().items() if each.kind == "out"}
         return {silo: each.reason for silo, each in gone.items() if good or each.round == round - 1}
 
-    def note(self, silo: str, round: int) -> str:
-        """For people: what holds of a silo in a round, which is open or the next to open; empty if nothing does."""
+    def notes(self, round: int) -> dict[str, str]:
+        """For people: what holds of silos in a round, which is open or the next to open; not of whom nothing does."""
         if self._config.filter is None:
-            return ""
-        newest = self._newest().get(silo)
-        if newest is not None and newest.kind in ("warned", "kept"):
-            return f"{newest.kind}: {newest.reason}"
-        return self.out(round).get(silo, "")
+            return {}
+        marked = {silo: each for silo, each in self._newest().items() if each.kind in ("warned", "kept")}
+        return self.out(round) | {silo: f"{each.kind}: {each.reason}" for silo, each in marked.items()}
+
+    def note(self, silo: str, round: int) -> str:
+        """Of one silo; empty if nothing holds."""
+        return self.notes(round).get(silo, "")
 
     def reinstate(self, silo: str, round: int) -> None:
         """Take a silo back that is out, with a clean record. Raises ConfigError if it is not."""

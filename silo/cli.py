@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -44,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     add_listening(root)
     root.add_argument("--metrics", metavar="HOST:PORT", help="tell Prometheus here, e.g. 127.0.0.1:9465")
     root.add_argument("--verbose", action="store_true")
+    root.add_argument("--log", choices=("text", "json"), default="text", help="how log lines look (default: text)")
     add_options(root)
     state = argparse.ArgumentParser(add_help=False)
     for each in (root, state):
@@ -139,7 +139,7 @@ def _run(options: argparse.Namespace) -> int:
         from feddiff.silo import enroll
         from feddiff.silo.local import Local
 
-        console.log_lines(options.verbose)
+        console.log_lines(options.verbose, options.log)
         invitation = Invitation.parse(options.token)
         folder = _state(options, invitation.address)
         with contextlib.closing(Local(folder)):
@@ -180,7 +180,7 @@ def _enrol_by_files(options: argparse.Namespace) -> int:
 def _personalise(options: argparse.Namespace) -> int:
     from feddiff.silo.personalise import Chosen, personalise
 
-    console.log_lines(options.verbose)
+    console.log_lines(options.verbose, options.log)
     state = _state(options, options.federator)
     chosen = Chosen(options.segments, options.frozen, options.epochs, options.learning_rate)
     data = Source.chosen(options.data, options)
@@ -206,26 +206,10 @@ def _sample(folder: Path, options: argparse.Namespace) -> str:
 
 
 def _state(options: argparse.Namespace, address: str | None) -> Path:
-    """The state folder: as given, or systemd's, or one for each federator."""
-    if "state" in options:
-        return Path(options.state)
-    if os.environ.get("STATE_DIRECTORY"):
-        return Path(os.environ["STATE_DIRECTORY"])
-    from feddiff.core.errors import ConfigError
+    """The state folder. Raises ConfigError, StoreError."""
+    from feddiff.silo import place
 
-    if not address:
-        raise ConfigError("which silo? give --federator or --state")
-    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(base) / "feddiff" / address.replace(":", "_").replace("[", "").replace("]", "")
-
-
-def _check_apart(state: Path, data: Path) -> None:
-    """State and images must not lie in one another: a silo tidies its state. Raises ConfigError."""
-    from feddiff.core.errors import ConfigError
-
-    inner, outer = sorted((state.resolve(), data.resolve()), key=lambda path: len(path.parts), reverse=True)
-    if outer == inner or outer in inner.parents:
-        raise ConfigError(f"--state {state} and --data {data} must be folders apart")
+    return place.state_folder(getattr(options, "state", None), address)
 
 
 def _take_part(options: argparse.Namespace) -> int:
@@ -233,18 +217,19 @@ def _take_part(options: argparse.Namespace) -> int:
     import threading
 
     console.one_heap()
-    console.log_lines(options.verbose)
+    console.log_lines(options.verbose, options.log)
     from feddiff.core.errors import DataError
     from feddiff.core.identity import Invitation, parse_address
-    from feddiff.silo import enroll
+    from feddiff.silo import enroll, place
     from feddiff.silo.collection import check
     from feddiff.silo.local import DECODED, Local, read_identity
 
     parse_address(options.federator)
+    options.join = options.join or enroll.handed_over()
     if not options.data.is_dir():
         raise DataError(f"{options.data} is not a folder; --data needs the folder that holds the images")
     folder = _state(options, options.federator)
-    _check_apart(folder, options.data)
+    place.check_apart(folder, options.data)
     data = Source.chosen(options.data, options)
     check(data)
     invitation = None if options.join is None else Invitation.parse(options.join)

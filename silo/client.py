@@ -25,6 +25,8 @@ from feddiff.v1 import federation_pb2 as pb
 PATIENCE_S = 25.0
 REPORT_S = 5.0
 """A report is told from inside the training, which must not wait for a federator that hangs."""
+RENEWAL_S = 10.0
+"""Asked for inside the training, too; what fails is tried again later."""
 ANSWER_S = 30.0
 """How long a small question may take. Streams have no such limit: keepalive tells a dead link from a slow one."""
 GRID_S = 120.0
@@ -81,7 +83,7 @@ class Client:
             key = pki.make_key()
             request = enrollment_pb2.RenewRequest(request=pki.request_certificate(key, self.renewal.identity.name))
             try:
-                reply = self._call(enrollment_pb2_grpc.EnrollmentStub(self._channel).Renew, request, ANSWER_S)
+                reply = self._call(enrollment_pb2_grpc.EnrollmentStub(self._channel).Renew, request, RENEWAL_S)
                 self.renewal.replace(key, reply.certificate, reply.authorities)
             except FedDiffError as error:
                 if not self._stopped.is_set():

@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from secrets import token_bytes
 from typing import Any
 
+from feddiff.core import notify
 from feddiff.core.config import FederationConfig
 from feddiff.core.errors import ConfigError, DataError
 from feddiff.core.images import Album, Images, files, read_images, shape
@@ -224,6 +225,7 @@ def _answers(
 
     said = time.monotonic()
     for number, (file, place, answer) in enumerate(decoders.map(decode, tasks())):
+        notify.alive()
         if time.monotonic() - said > SAID_S:
             said = time.monotonic()
             logger.info("%s: %d of %d files are read", folder, number, len(every))

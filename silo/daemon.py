@@ -10,12 +10,12 @@ import contextlib
 import logging
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from feddiff.core import console
+from feddiff.core import console, notify
 from feddiff.core.config import FederationConfig
 from feddiff.core.errors import (
     FederatorUnavailable,
@@ -26,7 +26,6 @@ from feddiff.core.errors import (
     TransferError,
 )
 from feddiff.core.sharing import stays
-from feddiff.core.spool import Manifest
 from feddiff.core.transfer import Chunk, Commit, Sender
 from feddiff.silo.arrivals import Arrivals
 from feddiff.silo.client import Client
@@ -63,12 +62,12 @@ class Silo:
         """``accept_pool``: consent to train on public images of the federator's. ``circle``: this silo among others;
         without one it takes part in no federation whose silos send to each other."""
         self.name, self._local, self._client, self._display = name, local, client, display
-        self._make_learner, self._arrivals = make_learner, Arrivals(local, client, display)
+        self._circle = circle or Circle(name, local, "")
+        self._make_learner, self._arrivals = make_learner, Arrivals(local, client, display, self._circle)
         self.doing = Doing()
         self._learner: Learner | None = None
         self._witness: Witness | None = None
         self._accepts = accept_pool
-        self._circle = circle or Circle(name, local, "")
         self._config: FederationConfig
         self._feedback, self._report_wait = True, LONGEST_REPORT_WAIT_S
         self._stays: Callable[[str], bool] = lambda segment: False
@@ -77,6 +76,7 @@ class Silo:
 
     def stop(self) -> None:
         """Make ``run`` return within seconds. Safe in a signal handler."""
+        notify.stopping("told to stop")
         self._stopping.set()
         self._client.stop()
         self._circle.stop()
@@ -86,32 +86,38 @@ class Silo:
 
         Raises IdentityError, ConfigError, ProtocolError, DataError, StoreError: what a person must act on.
         """
-        joined, known = False, ""
         with contextlib.closing(self._circle):
-            while not self._stopping.is_set():
-                try:
-                    if not joined:
-                        self._join()
-                        joined = True
-                    self.doing.phase = "waiting"
-                    task = admitted(self._client.task(known, self._local.held()), self._config, self._accepts)
-                    self._failures = 0
-                    if task.id != known:
-                        log.info("task %s: %s", task.id, task.reason)
-                    known = task.id if task.work is None else ""
-                    if task.finished:
-                        return True
-                    self._circle.tell()
-                    if task.work is not None and not self._do(task, task.work):
-                        known = ""
-                except FederatorUnavailable as error:
-                    self._client.check_dates()
-                    self._wait(f"the federator is away ({error})")
-                except RoundError as error:
-                    log.warning("%s", error)
-                    self._wait(None)
-                except TransferError as error:
-                    self._wait(f"{error.sentence}")
+            return self._run()
+
+    def _run(self) -> bool:
+        joined, known = False, ""
+        notify.ready("calling the federator")
+        while not self._stopping.is_set():
+            notify.alive()
+            try:
+                if not joined:
+                    self._join()
+                    joined = True
+                self.doing.phase = "waiting"
+                task = admitted(self._client.task(known, self._local.held()), self._config, self._accepts)
+                self._failures = 0
+                if task.id != known:
+                    log.info("task %s: %s", task.id, task.reason)
+                    notify.status(task.reason)
+                known = task.id if task.work is None else ""
+                if task.finished:
+                    return True
+                self._circle.tell()
+                if task.work is not None and not self._do(task, task.work):
+                    known = ""
+            except FederatorUnavailable as error:
+                self._client.check_dates()
+                self._wait(f"the federator is away ({error})")
+            except RoundError as error:
+                log.warning("%s", error)
+                self._wait(None)
+            except TransferError as error:
+                self._wait(f"{error.sentence}")
         return False
 
     def _join(self) -> None:
@@ -165,7 +171,7 @@ class Silo:
             log.debug("%s: %s", step.action, step.reason)
             self.doing.begin(step.action, work.round)
             if step.action == "fetch":
-                self._fetch(work, step.manifests)
+                self._arrivals.fetch(work, step.manifests)
             elif step.action == "accept" and work.pool is not None:
                 self._arrivals.accept(work.round, work.pool, self._config)
             elif step.action == "train":
@@ -179,23 +185,6 @@ class Silo:
             else:
                 return self._submit(work)
         return False
-
-    def _fetch(self, work: RoundWork, manifests: Sequence[Manifest]) -> None:
-        """From the federator, and in a federation of peers what it does not have from them."""
-        sources = {} if work.dealings is None else work.dealings.sources
-        from_others = [each for each in manifests if each.transfer in sources and sources[each.transfer].silo]
-        if len(from_others) < len(manifests):
-            self._arrivals.fetch(work, [each for each in manifests if each not in from_others])
-        if from_others:
-            self._display.begin(f"round {work.round} fetching", sum(each.elements for each in from_others))
-            try:
-                self._circle.gather(work, from_others, self._advance)
-            finally:
-                self._display.end()
-
-    def _advance(self, part: Chunk | Commit, manifest: Manifest) -> None:
-        if isinstance(part, Chunk):
-            self._display.advance(manifest.count(part.index))
 
     def _train(self, work: RoundWork) -> bool:
         assert self._learner is not None
@@ -266,7 +255,7 @@ class Silo:
         ready = {each: encoder.submit(self._local.outgoing, work, each, self._feedback) for each in work.up}
         try:
             if work.dealings is not None:
-                self._circle.deliver(work, lambda manifest: ready[manifest].result().path, self._advance)
+                self._circle.deliver(work, lambda manifest: ready[manifest].result().path, self._arrivals.advance)
             else:
                 with contextlib.closing(Sender(work.up, lambda manifest: ready[manifest].result())) as sender:
                     self._client.submit(work.round, sender, told)
@@ -294,4 +283,5 @@ class Silo:
         self.doing.phase = "retrying"
         if why and not self._stopping.is_set():
             log.warning("%s; next try in %.0f s", why, pause)
+            notify.status(why)
         self._stopping.wait(pause)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import socket
 import ssl
 import tempfile
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import grpc
 
-from feddiff.core import pki, trust, wire
+from feddiff.core import notify, pki, trust, wire
 from feddiff.core.errors import ConfigError, FederatorUnavailable, IdentityError, InvitationSpent
 from feddiff.core.identity import Invitation, parse_address
 from feddiff.core.store import write_atomic
@@ -28,6 +29,7 @@ from feddiff.v1 import enrollment_pb2 as pb
 from feddiff.v1 import enrollment_pb2_grpc
 
 TIMEOUT_S = 10.0
+CREDENTIAL = "join-token"
 LONGEST_WAIT_S = 60.0
 log = logging.getLogger("feddiff.silo")
 
@@ -73,6 +75,18 @@ def join(invitation: Invitation, folder: Path, address: str) -> str:
     return identity.name
 
 
+def handed_over() -> str | None:
+    """The token that systemd hands over (``LoadCredential=join-token:FILE``), if there is one. Raises ConfigError."""
+    if not (folder := os.environ.get("CREDENTIALS_DIRECTORY")):
+        return None
+    try:
+        return (Path(folder) / CREDENTIAL).read_text(encoding="ascii").strip() or None
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the credential {CREDENTIAL} cannot be read: {error}") from None
+
+
 def _check_ours(folder: Path, invitation: Invitation) -> None:
     """Raises ConfigError if the folder is a silo's of another federation."""
     known = folder / "authority.pem"
@@ -97,6 +111,8 @@ def join_patiently(invitation: Invitation, folder: Path, address: str, stopping:
             return
         except FederatorUnavailable as error:
             log.warning("%s; next try in %.0f s", error, pause)
+            notify.ready(f"not enrolled yet: {error}")
+            notify.alive()
             stopping.wait(pause)
             pause = min(2 * pause, LONGEST_WAIT_S)
 

@@ -1,6 +1,6 @@
 """A silo's state folder: who it is, the versions it holds, its last training, what is on the way in and out.
 
-    identity.json key.pem certificate.pem authority.pem (silo/credentials.py) rules.json
+    identity.json key.pem certificate.pem authority.pem (silo/credentials.py) rules.json version.json
     held/decoder.0@3.safetensors          published versions, the federator's very bits
     trained/round-3.safetensors           the whole model after the local training (personal segments live here)
     checkpoint.safetensors                inside a round's training
@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+from feddiff.core import state
 from feddiff.core.codec import CODECS
 from feddiff.core.config import FederationConfig, parse
 from feddiff.core.errors import ConfigError, FedDiffError, NotFinite, ProtocolError, StoreError
@@ -56,6 +57,7 @@ class Local:
                 (folder / name).mkdir(exist_ok=True)
             self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            state.mark(folder)
             credentials.settle(folder)
         except BlockingIOError:
             raise StoreError(f"{folder} is in use by another feddiff-silo") from None

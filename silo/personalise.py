@@ -90,7 +90,7 @@ def personalise(
 
 def _make(
     state: Path,
-    data: Path,
+    data: Source | Path,
     out: Path,
     place: Path,
     chosen: Chosen,

@@ -67,8 +67,9 @@ def test_holds_every_source_and_the_contract(wheel: Path, tracked: Path) -> None
         f"{inside}/{path.relative_to(tracked / folder).as_posix()}"
         for folder, inside in FOLDERS.items()
         for path in (tracked / folder).rglob("*")
-        if path.suffix in {".py", ".pyi", ".proto", ".toml"}
+        if path.suffix in {".py", ".pyi", ".proto", ".toml", ".html", ".css", ".js", ".svg"}
     }
+    assert {"feddiff/federator/static/index.html", "feddiff/federator/static/page.js"} <= wanted
     assert {"feddiff/v1/federation.proto", "feddiff/v1/federation_pb2.py", "feddiff/core/config.py"} <= wanted
     assert not wanted - held
 

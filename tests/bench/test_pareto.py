@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from feddiff.bench import pareto, table
 from feddiff.bench.looks import BASELINES, PLANS, looks, tick
 from feddiff.bench.setting import settings, spread
+from feddiff.federator.appraisal import front
 
 numbers = st.integers(0, 12).map(float)
 
@@ -23,13 +24,13 @@ class TestFront:
             x, y = points[at]
             return any(a <= x and b <= y and (a, b) != (x, y) for a, b in points)
 
-        found = pareto.front(points)
+        found = front(points)
         assert sorted(found) == [at for at in range(len(points)) if not beaten(at)]
         assert [points[at] for at in found] == sorted(points[at] for at in found)
 
     def test_of_one_and_of_none(self) -> None:
-        assert pareto.front([]) == []
-        assert pareto.front([(1.0, 1.0)]) == [0]
+        assert front([]) == []
+        assert front([(1.0, 1.0)]) == [0]
 
 
 def known(plant: Any, results: list[dict[str, Any]]) -> Any:

@@ -73,7 +73,7 @@ def test_an_evicted_silo_comes_back_by_a_new_invitation_only(stage: Stage) -> No
 
 def test_an_eviction_cuts_an_upload_that_says_nothing(stage: Stage) -> None:
     """Such a stream would keep its place at the gate, and would commit on when the silo has long been out."""
-    stage.found(rounds=1, silos=1).serve()
+    stage.found(rounds=2, silos=1).serve()  # which waits for another silo afterwards
     state = stage.enrol("hospital-a")
     stub = stage.stub(state)
     assert answer(stub) is None

@@ -84,9 +84,9 @@ def test_totals_are_the_sums_of_the_rows_also_of_those_from_before(entries: list
 def test_no_question_of_a_scrape_reads_a_table_that_grows_with_the_rounds(federation: Federation) -> None:
     database = Database(federation.folder / "db")
     asked: list[str] = []
-    federation._database.connection.set_trace_callback(asked.append)
+    federation.database.connection.set_trace_callback(asked.append)
     list(FederatorMetrics(federation).collect())
-    federation._database.connection.set_trace_callback(None)
+    federation.database.connection.set_trace_callback(None)
     assert len(asked) > 10
     for query in {text for text in asked if text.startswith("SELECT")}:
         plan = " ".join(row[3] for row in database.rows(f"EXPLAIN QUERY PLAN {query}"))
@@ -135,7 +135,7 @@ def test_a_counter_never_runs_back(federation: Federation) -> None:
 
 def test_series_of_bytes_are_bounded_however_many_silos_there_are(federation: Federation) -> None:
     names = [f"silo-{number}" for number in range(MOST_SILOS)]
-    with federation._database.transaction():
+    with federation.database.transaction():
         enrol(federation, *names)
         for name in names:
             federation.ledger.add(Entry(1, name, LAYOUT.names[0], "up", wire=2))

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feddiff.core.errors import ConfigError, InvitationSpent, Revoked, StoreError, UnknownSilo
+from feddiff.core import state
+from feddiff.core.errors import ConfigError, InvitationSpent, NewerState, Revoked, StoreError, UnknownSilo
 from feddiff.core.segments import cut
-from feddiff.federator.database import STATE_VERSION, Database
+from feddiff.federator.database import Database
 from feddiff.federator.journal import Journal
 from feddiff.federator.ledger import OVERHEAD, Entry, Ledger
 from feddiff.federator.planner import plan_round
@@ -137,8 +138,8 @@ def test_a_state_of_another_version_is_refused(tmp_path: Path) -> None:
     Database(path).close()
     Database(path).close()
     with sqlite3.connect(path) as connection:
-        connection.execute(f"PRAGMA user_version = {STATE_VERSION + 1}")
-    with pytest.raises(StoreError, match=f"state {STATE_VERSION + 1}"):
+        connection.execute(f"PRAGMA user_version = {state.VERSION + 1}")
+    with pytest.raises(NewerState, match=f"state {state.VERSION + 1}"):
         Database(path)
 
 

@@ -26,7 +26,7 @@ NAME = "hospital-a"
 @pytest.fixture(autouse=True)
 def _own_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The command sets up signals and logging as if the process were its own."""
-    monkeypatch.setattr(console, "log_lines", lambda verbose: None)
+    monkeypatch.setattr(console, "log_lines", lambda *_: None)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
     for number, handler in before.items():

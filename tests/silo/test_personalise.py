@@ -38,7 +38,7 @@ PERSONAL = {"personal": ["decoder.1"]}
 @pytest.fixture(autouse=True)
 def _own_process(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
-    monkeypatch.setattr(console, "log_lines", lambda verbose: None)
+    monkeypatch.setattr(console, "log_lines", lambda *_: None)
 
 
 def federation(seed: int = 0, **rules: Any) -> FederationConfig:
