@@ -126,8 +126,9 @@ class Exchange:
 
     def ahead(self) -> Mapping[str, int]:
         """The versions that silos may hold before they are current."""
-        self.sync()
-        return self.candidates or self._shared
+        with self._federation.changed:
+            self.sync()
+            return self.candidates or self._shared
 
     def watch(self, now: float) -> None:
         """Give the ranges of owners that are gone to others."""
