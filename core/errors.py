@@ -22,6 +22,7 @@
     ├── UpdateRejected           an update that must not be averaged
     │   ├── NotFinite
     │   └── WrongShape
+    ├── AuditError               the audit log is not what was written
     └── FederatorUnavailable     nobody answers; try again later
 
 A class's docstring is the sentence that an operator reads; ``str(error)`` holds the facts of the case.
@@ -142,6 +143,12 @@ class NotFinite(UpdateRejected):
 
 class WrongShape(UpdateRejected):
     """The weights are not of the model's shape."""
+
+
+class AuditError(FedDiffError):
+    """The audit log is broken."""
+
+    exit_code = 65
 
 
 class FederatorUnavailable(FedDiffError):

@@ -25,7 +25,7 @@ from feddiff.core.config import FederationConfig
 from feddiff.core.errors import ConfigError, FedDiffError, StoreError
 from feddiff.core.fold import BadUpdate
 from feddiff.core.store import WeightsReader
-from feddiff.federator import operator, site, warmup
+from feddiff.federator import operator, outbox, site, warmup
 from feddiff.federator.authority import Authority
 from feddiff.federator.conclusion import conclude, under_way
 from feddiff.federator.database import Database
@@ -36,6 +36,7 @@ from feddiff.federator.initial import prepare
 from feddiff.federator.intake import Intake
 from feddiff.federator.journal import Journal, Round
 from feddiff.federator.lookout import look, untold
+from feddiff.federator.notary import Notary
 from feddiff.federator.peering import ExchangeService
 from feddiff.federator.probe import ProbeService
 from feddiff.federator.publisher import Publisher
@@ -74,9 +75,16 @@ def open_federation(folder: Path, config: FederationConfig, initial: Path | None
         with WeightsReader(folder / "initial.safetensors") as reader:
             for segment in layout.names:
                 federation.versions.publish_initial(segment, reader)
-        federation.journal.note("initial", federation.versions.initial_digest())
-        federation.journal.publish(dict.fromkeys(layout.names, 0), None, (), time.time())
-        federation.journal.note("config", config.digest)
+        made, digests = (
+            federation.versions.initial_digest(),
+            {n: federation.versions.digest(n, 0) for n in layout.names},
+        )
+        with database.transaction() as change:
+            rules = {"federation": config.name, "plan": config.plan, "rounds": config.rounds.count}
+            outbox.note(change, "rules", digest=config.digest, initial=made, **rules)
+            federation.journal.note("initial", made)
+            federation.journal.publish(dict.fromkeys(layout.names, 0), None, (), time.time(), digests)
+            federation.journal.note("config", config.digest)
         federation.current = federation.journal.current()
     return federation
 
@@ -100,7 +108,9 @@ class Federator:
         state.mark(folder)
         self.federation = open_federation(folder, config, initial)
         self._gauging = Gauging(self.federation, extractor, reference)
-        self._publisher = Publisher(self.federation)
+        self._publisher, self._notary = Publisher(self.federation), Notary(folder, self.federation.database)
+        last = self.federation.round
+        self._notary.start(rules=config.digest, round=last.round if last else 0)
         self._warmup = warmup.Warmup(self.federation, pool)
         self._stop = threading.Event()
         self._servers: list[grpc.Server] = []
@@ -176,6 +186,7 @@ class Federator:
             for server in self._servers:
                 server.stop(grace=1.0).wait()
             flusher.join()
+            self._notary.keep_up()
             self._gauging.close()
             self._publisher.close()
             self._warmup.close()
@@ -206,7 +217,7 @@ class Federator:
                 told(federation.round)
         elif decision.action == "finish":
             with federation.changed:
-                federation.journal.note("finished", decision.reason)
+                federation.journal.finish(decision.reason)
                 federation.finished = True
                 federation.changed.notify_all()
             return True
@@ -269,6 +280,7 @@ class Federator:
                 self.traffic.flush()
             except (OSError, sqlite3.Error) as error:
                 log.error("the ledger cannot be written: %s", error)  # what was counted is kept for the next time
+            self._notary.keep_up()
 
 
 def _refused(method: str, peer: str, error: FedDiffError) -> None:

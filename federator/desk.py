@@ -116,6 +116,7 @@ def _status_text(reply: pb.StatusReply) -> str:
         f"  the server's certificate is good for {reply.server_days:.3g} more days, the CA {reply.authority[:16]} for"
         f" {reply.authority_days:.0f}",
         *([f"  {reply.rotation}"] if reply.rotation else []),
+        *([f"  audit log: entry {reply.audit}"] if reply.audit else []),
         f"  {'silo':<20} {'enrolled':<9} {'reachable':<10} {'planned':<8} {'training':<9} {'images':>8}  {'loss':<7}"
         f" {'days':>5}  doing",
     ]

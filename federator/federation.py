@@ -188,7 +188,9 @@ class Federation:
         """Note a segment of an update, and what it cost, durably; False if it was noted before."""
         with self.changed:
             with self.database.transaction():
-                fresh = self.journal.commit_update(round, silo, segment, digest, time.time())
+                assigned = self.assignment(silo)
+                planned = assigned.up if assigned else ()
+                fresh = self.journal.commit_update(round, silo, segment, digest, time.time(), planned)
                 if fresh:
                     self.ledger.add(cost)
             self.committed = self.complete_updates()
@@ -281,7 +283,8 @@ class Federation:
             assert self.round is not None
             number, there = self.round.round, self.reachable(time.monotonic()) | (set(silos) - self.evicted)
             with self.database.transaction():
-                self.journal.publish(versions, number, silos, time.time())
+                digests = {name: self.versions.digest(name, version) for name, version in versions.items()}
+                self.journal.publish(versions, number, silos, time.time(), digests)
                 reporting = set(self.round.plan.reporting) - self.evicted
                 self.verdicts.close(number, reporting, self.ledger.quality(number), there)
             self.current = self.journal.current()

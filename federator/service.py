@@ -16,7 +16,7 @@ import grpc
 from feddiff.core import wire
 from feddiff.core.errors import ProtocolError, StoreError
 from feddiff.core.transfer import Chunk, Commit, Receiver, Sender, batches
-from feddiff.federator import peering, testimony
+from feddiff.federator import outbox, peering, testimony
 from feddiff.federator.federation import Federation
 from feddiff.federator.gate import Gate, Passage
 from feddiff.federator.intake import Intake
@@ -96,6 +96,7 @@ class FederationService(federation_pb2_grpc.FederationServicer):
                 self._federation.roster.check(silo, wire.caller(context, "silo").serial)
                 found = task(self._federation, silo)
         found.renew = self._federation.roster.stale(silo)
+        found.audit = outbox.told(self._federation.database)
         context.set_compression(grpc.Compression.Gzip)
         return self._counted(silo, request, found)
 

@@ -55,6 +55,7 @@ class Upkeep:
             if self._authority.renew_server():
                 log.info("the server's certificate is renewed: good for %.3g days", self._authority.server_days)
             self._roster.certificates.stage = self._authority.stage
+            attest(self._authority, self._roster)
             if now >= self._next_warning:
                 self._next_warning = now + WARN_S
                 self._warn()
@@ -93,6 +94,13 @@ class Upkeep:
         if now - self._warned.get(what, -math.inf) >= EVERY_S:
             self._warned[what] = now
             log.warning("%s", text)
+
+
+def attest(authority: Authority, roster: Roster) -> None:
+    """Put on record which certificates the federation itself shows and trusts, if they have changed."""
+    coming = authority.next
+    ours = {"ca": authority.current.certificate, "server": authority.server[1]}
+    roster.certificates.attest(**ours, next=coming.certificate if coming else b"")
 
 
 def stale(roster: Roster) -> list[str]:

@@ -23,7 +23,7 @@ from typing import Any
 
 from feddiff.core.errors import StoreError
 
-NAME, LAYOUT = "slices.db", 1
+NAME, LAYOUT = "slices.db", 2
 SPARED_BYTES = 1 << 30
 """What is left free on the disk."""
 COMMIT_S = 2.0
@@ -37,6 +37,7 @@ class Cache:
         """At most ``most`` bytes. Raises StoreError if the folder cannot be made."""
         self._path, self._most = folder / NAME, most
         self._full = False
+        self._wanted: dict[bytes, bytes] = {}
         self.key = b""
         """Of all digests that are kept."""
         try:
@@ -64,11 +65,11 @@ class Cache:
                 self._db.execute(f"pragma {pragma}")
             self._tables()
             found = dict(self._db.execute("select name, value from about").fetchall())
+            if found.get("layout", str(LAYOUT).encode()) != str(LAYOUT).encode():
+                raise sqlite3.DatabaseError("of another version")
             if found.get("layout") != str(LAYOUT).encode() or len(found.get("key", b"")) != 32:
-                for table in ("slices", "places", "about"):
-                    self._db.execute(f"delete from {table}")
                 found = {"layout": str(LAYOUT).encode(), "key": token_bytes(32)}
-                self._db.executemany("insert into about values (?, ?)", list(found.items()))
+                self._db.executemany("insert or replace into about values (?, ?)", list(found.items()))
                 self._db.commit()
             self.key = found["key"]
         except BaseException:
@@ -79,7 +80,7 @@ class Cache:
         for table in (
             "about (name text primary key, value blob)",
             "slices (entry blob primary key, facts text, proof blob, pixels blob)",
-            "places (place blob primary key, entry blob)",
+            "places (place blob primary key, file blob, entry blob)",
         ):
             self._db.execute(f"create table if not exists {table}")
 
@@ -108,6 +109,8 @@ class Cache:
         """Keep what a place held; nothing more once the bound or the disk's end is reached."""
         if self._full:
             return
+        if self._bytes + len(pixels) > self._most:
+            self._delete("place", set(self._wanted))
         if self._bytes + len(pixels) > self._most or shutil.disk_usage(self._path.parent).free < SPARED_BYTES:
             self._full = True
             logger.warning("%s: no room for more decoded slices; the rest is decoded at every start", self._path.parent)
@@ -117,7 +120,8 @@ class Cache:
             done = self._db.execute(
                 "insert or replace into slices values (?, ?, ?, ?)", (entry, text, _proof(text, pixels), pixels)
             )
-            self._db.execute("insert or replace into places values (?, ?)", (place, entry))
+            row = (place, self._wanted.get(place, b""), entry)
+            self._db.execute("insert or replace into places values (?, ?, ?)", row)
             self._bytes += len(pixels) * done.rowcount
             if time.monotonic() - self._committed > COMMIT_S:
                 self.commit()
@@ -125,11 +129,22 @@ class Cache:
             self._full = True
             logger.warning("%s: decoded slices are not kept (%s)", self._path.parent, error)
 
-    def keep_only(self, places: Collection[bytes]) -> None:
-        """Wipe everything that is at none of these places any more."""
+    def keep_only(self, wanted: dict[bytes, bytes]) -> None:
+        """Wipe everything that is of other files than these: places with what stands for their files.
+
+        The same files read another way stay, until there is no more room.
+        """
+        self._wanted = wanted
+        self._delete("file", set(wanted.values()))
+
+    def _delete(self, column: str, kept: Collection[bytes]) -> None:
+        """Wipe what is not of these; nothing if it is all of these."""
         try:
-            gone = [(place,) for (place,) in self._db.execute("select place from places") if place not in places]
-            self._db.executemany("delete from places where place = ?", gone)
+            found = self._db.execute(f"select distinct {column} from places").fetchall()
+            gone = [row for row in found if row[0] not in kept]
+            if not gone:
+                return
+            self._db.executemany(f"delete from places where {column} = ?", gone)
             self._db.execute("delete from slices where entry not in (select entry from places)")
             self._bytes = int(self._db.execute("select coalesce(sum(length(pixels)), 0) from slices").fetchone()[0])
             self.commit()

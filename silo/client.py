@@ -16,6 +16,7 @@ import grpc
 from feddiff.core import peer_wire, pki, wire
 from feddiff.core.errors import FedDiffError, FederatorUnavailable, ProtocolError, Revoked
 from feddiff.core.transfer import Chunk, Commit, Receiver, Sender, Standing, batches
+from feddiff.silo.heads import Heads
 from feddiff.silo.readings import Reading
 from feddiff.silo.renewal import Renewal
 from feddiff.silo.session import Held, RoundWork, Task
@@ -46,17 +47,12 @@ class Client:
     """A silo's connection. One caller at a time, except ``stop``."""
 
     def __init__(
-        self,
-        address: str,
-        folder: Path,
-        renewal: Renewal | None = None,
-        service: Callable[[grpc.Channel], Any] = federation_pb2_grpc.FederationStub,
-        host: str = "",
+        self, address: str, folder: Path, renewal: Renewal | None = None, service: Any = None, host: str = ""
     ) -> None:
-        """``renewal``: of another connection of the same silo, with which this one shares what it shows. ``host``: the
-        name that the certificate of another silo must have, where the other end is one."""
-        self._address, self._service, self._host = address, service, host
-        self.renewal = renewal or Renewal(folder)
+        """``renewal``: of another connection of the same silo, with which this one shares what it shows. ``service``:
+        the stub's class, of another service. ``host``: the name that the certificate of another silo must have."""
+        self._address, self._service, self._host = address, service or federation_pb2_grpc.FederationStub, host
+        self.renewal, self._heads = renewal or Renewal(folder), Heads(folder)
         self.check_dates()
         self._running: Any = None
         self._stopped = threading.Event()
@@ -132,6 +128,7 @@ class Client:
         request = pb.TaskRequest(known_task=known, patience_s=PATIENCE_S, held=_held(held))
         reply = self._ask("GetTask", request, PATIENCE_S + ANSWER_S)
         self.renewal.asked |= reply.renew
+        self._heads.keep(reply.audit)
         if reply.WhichOneof("kind") != "round":
             return Task(reply.id, reply.reason, finished=reply.WhichOneof("kind") == "finished")
         wanted = {each.segment for each in reply.round.up} & set(reply.round.personal)

@@ -204,9 +204,11 @@ def _answers(
         every += _members(folder, file, decoders) if opened else [file]
     _check_packages(every)
     way = (VERSION, *(f"{name} {_version(name)}" for name in DECODERS), *how.table().items())
-    places = [b"" if kept is None else kept.named(*way, file.name.as_posix(), *file.stamp) for file in every]
+    places = [b""] * len(every)
     if kept is not None:
-        kept.keep_only(set(places))
+        names = [kept.named(file.name.as_posix(), *file.stamp) for file in every]
+        places = [kept.named(*way, name.hex()) for name in names]
+        kept.keep_only(dict(zip(places, names, strict=True)))
 
     def decode(task: tuple[_File, bytes, Answer | None]) -> tuple[_File, bytes, Answer]:
         file, place, answer = task

@@ -59,8 +59,8 @@ class Labels:
 
     @property
     def rows(self) -> int:
-        """Of the CSV."""
-        return len(self._table)
+        """Of the CSV, if there are classes at all."""
+        return len(self._table) if self._names else 0
 
     def of(self, parts: Sequence[str], archive: int | None, label: int, series: str, study: str) -> int:
         """A place in ``data.classes``, or -1. Raises DataError for an image that cannot be trained on.

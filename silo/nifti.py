@@ -23,7 +23,7 @@ HEADER_BYTES, MAX_EXTENSION_BYTES = 544, 1 << 24
 LABELS, VECTORS = 1002, (1003, 1004, 1005, 1006, 1007, 1008, 1009, 1010)
 """Intent codes: a label map; matrices, vectors, points, …"""
 FEW = 16
-"""A volume of whole numbers of so few different ones is a mask or a label map, whatever its header says."""
+"""A volume of so few different values is a mask or a label map, whatever its header says."""
 ACROSS = {"axial": 2, "coronal": 1, "sagittal": 0}
 
 
@@ -60,7 +60,7 @@ def decode(content: bytes | memoryview, how: Decoding) -> Decoded:
     if len(data) < offset + count * dtype.itemsize:
         raise DataError("is shorter than its header says")
     stored = np.frombuffer(data, dtype, count, offset).reshape(shape, order="F")
-    if dtype.kind in "biu" and len(np.unique(stored[::3, ::3, ::3])) <= FEW and len(np.unique(stored)) <= FEW:
+    if not names and len(np.unique(stored[::3, ::3, ::3])) <= FEW and len(np.unique(stored)) <= FEW:
         raise DataError("is a mask or a label map: it holds few different values")
     return Decoded("NIfTI", _slices(header, stored, how, bool(names)))
 

@@ -47,6 +47,7 @@ PURE = {
     "core/transfer.py",
     "core/peers.py",
     "core/ranges.py",
+    "federator/audit.py",
     "federator/budget.py",
     "federator/checking.py",
     "federator/ownership.py",

@@ -40,7 +40,7 @@ sys.exit(main(sys.argv[2:]))
 def test_nothing_of_a_patient_leaves_the_data(stage: Stage) -> None:
     from scans import DESCRIP, PLANTED, PRIVATE, body, dicom, nifti
 
-    stage.found("full", rounds=1, silos=1, unet=TINY_UNET)
+    stage.found("full", rounds=1, silos=1, unet=TINY_UNET, more='[data]\nclasses = ["lung-x"]')
     data, state, wire = stage.folder / "data", stage.folder / "hospital-a", stage.folder / "wire.bin"
     for number in range(4):
         dicom(data / "Schulze-0192" / f"IM{number}", body(number * 20), ImagePositionPatient=[0, 0, number])
@@ -52,7 +52,7 @@ def test_nothing_of_a_patient_leaves_the_data(stage: Stage) -> None:
     nifti(data / "volume.nii.gz", np.random.default_rng(0).normal(0, 50, (16, 16, 4)).astype(np.float32))
     with zipfile.ZipFile(data / "export.zip", "w") as archive:
         archive.writestr("Schulze-0192/IM9", good)
-    (stage.folder / "labels.csv").write_text(f"series,label\n{PLANTED['SeriesInstanceUID']},x\n")
+    (stage.folder / "labels.csv").write_text(f"series,label\n{PLANTED['SeriesInstanceUID']},lung-x\n")
 
     server = stage.serve()
     token = stage.invite("hospital-a")
@@ -64,7 +64,9 @@ def test_nothing_of_a_patient_leaves_the_data(stage: Stage) -> None:
     drawn = stage.call(SILO, "sample", "--state", str(state), "--out", "grid.png", "--count", "2", "--steps", "2")
     assert drawn.code == 0, drawn.err
 
-    assert "8 images" in silo.told() or "9 images" in silo.told(), silo.told()
+    assert "10 images (6 DICOM CT, 4 NIfTI)" in silo.told()
+    assert "by class: 6 lung-x, 4 without one" in silo.told()
+    assert b"lung-x" in wire.read_bytes(), "classes are counted for the federator"
     assert wire.stat().st_size > 100_000, "the weights are among what was kept"
     assert (state / "decoded" / "slices.db").stat().st_size > 1000
     planted = [*PLANTED.values(), PRIVATE, DESCRIP, "Mustermann", "Erika"]
@@ -77,10 +79,12 @@ def test_nothing_of_a_patient_leaves_the_data(stage: Stage) -> None:
         )
     ), "what is looked for is in the data"
     # A file's own name is the hospital's: it may stand in its log, by which the file is found, and nowhere else.
+    seen = 0
     for path in stage.folder.rglob("*"):
         if path.is_file() and data not in path.parents and path.name not in ("labels.csv", "silo.log"):
-            content = path.read_bytes()
+            content, seen = path.read_bytes(), seen + 1
             assert not [word for word in [*planted, "Schulze-0192"] if word.encode() in content], path
+    assert seen > 20
     assert not [word for word in planted if word in silo.told()]
 
 

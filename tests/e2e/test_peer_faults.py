@@ -22,7 +22,7 @@ NOBODY = "127.0.0.1:1"
 PEER = 'topology = "peer"\npeer.checkpoint = 1\n'
 
 
-def found(stage: Stage, rounds: int = 2, silos: int = 3, quorum: int = 2, more: str = PEER) -> Stage:
+def found(stage: Stage, rounds: int = 1, silos: int = 3, quorum: int = 2, more: str = PEER) -> Stage:
     stage.found(rounds=rounds, silos=silos, more=f"quorum = {quorum}\ngrace = 6\n", scale=2)
     stage.rules.write_text(f"{more}{stage.rules.read_text()}")
     stage.peers = True
@@ -60,7 +60,7 @@ def test_an_owner_is_killed(stage: Stage, phase: str) -> None:
     for name in ("hospital-a", "hospital-b"):
         stage.hospital(name, SAMPLES[name]).start()
     victim = stage.noise("hospital-c", SAMPLES["hospital-c"], 0.0, "--die", phase)
-    stage.until("the rounds are done", lambda: "rounds are done" in server.told())
+    stage.until("the rounds are done", lambda: "rounds are done" in server.told(), 170)
     assert server.terminate() == 0  # it would wait for the victim to hear of it
     assert victim.code == -9
     assert f"killed in phase {phase}" in victim.told()
@@ -91,11 +91,11 @@ def test_an_owner_lies(stage: Stage) -> None:
     hospitals[1].meet = lying
     for hospital in hospitals:
         hospital.start()
-    stage.until("the federation ends", lambda: server.code is not None)
+    stage.until("the federation ends", lambda: server.code is not None, 170)
     assert server.code == 0
     assert "hospital-b lies and owns nothing from now on" in server.told()
     assert "is not the average of what was sent" in server.told()
-    assert check(stage) == [tuple(SAMPLES)] * 2
+    assert check(stage) == [tuple(SAMPLES)]
 
 
 def apart(other: str) -> Callable[[Circle], None]:
@@ -125,17 +125,17 @@ def separated(stage: Stage, names: list[str]) -> list[Hospital]:
 def test_two_silos_do_not_reach_each_other(stage: Stage) -> None:
     server = found(stage, quorum=3).serve()
     separated(stage, list(SAMPLES))
-    stage.until("the federation ends", lambda: server.code is not None)
+    stage.until("the federation ends", lambda: server.code is not None, 170)
     assert server.code == 0
     assert "do not reach each other" in server.told()
     assert "owners: hospital-c" in server.told()
-    assert check(stage) == [tuple(SAMPLES)] * 2
+    assert check(stage) == [tuple(SAMPLES)]
 
 
 def test_a_round_without_an_owner_that_all_reach_is_abandoned(stage: Stage) -> None:
-    server = found(stage, rounds=1, silos=2).serve()
+    server = found(stage, silos=2).serve()
     separated(stage, ["hospital-a", "hospital-b"])
-    stage.until("the federation ends", lambda: server.code is not None)
+    stage.until("the federation ends", lambda: server.code is not None, 170)
     assert server.code == 0
     assert "these do not reach each other: hospital-a–hospital-b" in server.told()
     assert check(stage) == [()]

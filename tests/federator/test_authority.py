@@ -99,7 +99,8 @@ def test_while_the_ca_is_replaced_both_are_trusted_and_then_the_new_one_alone(fo
     assert trust.check_signed_by(authority.server[1], both[1], now).role == "federator"
     pki.issue_client(authority.current.certificate, authority.current.key, request(), "silo", "x", now)
     assert sorted(path.name for path in folder.iterdir()) == [
-        *("address", "ca.key", "ca.pem", "federation.toml", "lifetime", "server.key", "server.pem")
+        *("address", "audit.jsonl", "audit.key", "audit.pem", "ca.key", "ca.pem", "federation.toml", "lifetime"),
+        *("server.key", "server.pem"),
     ]
     with pytest.raises(ConfigError, match="is not being replaced"):
         other.finish()

@@ -28,7 +28,6 @@ PLANTED = {
 }
 PRIVATE, DESCRIP = "PRIVAT-Erika-0190", "descrip-Mustermann-0191"
 CT = "1.2.840.10008.5.1.4.1.1.2"
-SPHERE = np.hypot(*(np.mgrid[0:32, 0:32] - 15.5)) < 12
 
 
 def federation(size: int = 8, channels: int = 1, classes: tuple[str, ...] = (), **model: Any) -> FederationConfig:

@@ -24,7 +24,7 @@ from feddiff.silo import collection, decoders
 from feddiff.silo.collection import Collection, collect
 from feddiff.silo.source import Source
 
-SPHERE = body(100).astype(np.float32) / 1124
+SPHERE = body(100) * np.random.default_rng(0).uniform(0.9, 1.0, (32, 32)) / 1124
 
 
 def read(folder: Path, cache: Path | None = None, classes: tuple[str, ...] = (), **options: Any) -> Collection:
@@ -51,7 +51,9 @@ def test_a_mixed_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Non
     dicom(data / "a" / "IM0001", body(40))
     mr = {"Modality": "MR", "RescaleIntercept": 0, "WindowCenter": 1100, "WindowWidth": 200}
     dicom(data / "b.dcm", body(100), SeriesInstanceUID="1.8", **mr)
-    nifti(data / "c.nii.gz", np.full((32, 32, 3), 90, np.float32), cal_min=0, cal_max=180)
+    volume = np.full((32, 32, 3), 90, np.float32)
+    volume[:4] = np.arange(4 * 32 * 3).reshape(4, 32, 3)
+    nifti(data / "c.nii.gz", volume, cal_min=0, cal_max=180)
     Image.new("L", (32, 32), 77).save(data / "d.png")
     with zipfile.ZipFile(data / "e.zip", "w") as archive:
         archive.write(dicom(tmp_path / "x", body(-600), SeriesInstanceUID="1.9"), "deep/er/IM1")
@@ -368,6 +370,7 @@ class TestCache:
         other = read(data, cache, window="lung")
         assert other.inventory.cached == 0
         assert middles(other) == [shown(value, "-600,1500") for value in (0, 150, 100)]
+        assert read(data, cache, window="40,400").inventory.cached == 3, "who looks with other options costs nobody"
 
     def test_what_is_gone_from_the_data_is_gone_from_the_cache(self, tmp_path: Path) -> None:
         data, cache = tmp_path / "data", tmp_path / "decoded"
@@ -404,6 +407,8 @@ class TestCache:
             found = read(data, cache, cache_bytes=2 * 32 * 32)
             assert found.inventory.total == 4
         assert found.inventory.cached == 2
+        assert read(data, cache, cache_bytes=2 * 32 * 32, window="lung").inventory.cached == 0
+        assert read(data, cache, cache_bytes=2 * 32 * 32, window="lung").inventory.cached == 2, "it made room"
         assert "no room for more decoded slices" in caplog.text
         assert read(data, tmp_path / "none", cache_bytes=0).inventory.total == 4
         assert not (tmp_path / "none").exists()

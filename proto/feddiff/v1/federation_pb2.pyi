@@ -78,20 +78,22 @@ class TaskRequest(_message.Message):
     def __init__(self, known_task: _Optional[str] = ..., patience_s: _Optional[float] = ..., held: _Optional[_Iterable[_Union[Held, _Mapping]]] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("id", "reason", "wait", "round", "finished", "renew")
+    __slots__ = ("id", "reason", "wait", "round", "finished", "renew", "audit")
     ID_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     WAIT_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
     RENEW_FIELD_NUMBER: _ClassVar[int]
+    AUDIT_FIELD_NUMBER: _ClassVar[int]
     id: str
     reason: str
     wait: Wait
     round: RoundTask
     finished: Finished
     renew: bool
-    def __init__(self, id: _Optional[str] = ..., reason: _Optional[str] = ..., wait: _Optional[_Union[Wait, _Mapping]] = ..., round: _Optional[_Union[RoundTask, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., renew: _Optional[bool] = ...) -> None: ...
+    audit: str
+    def __init__(self, id: _Optional[str] = ..., reason: _Optional[str] = ..., wait: _Optional[_Union[Wait, _Mapping]] = ..., round: _Optional[_Union[RoundTask, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., renew: _Optional[bool] = ..., audit: _Optional[str] = ...) -> None: ...
 
 class Wait(_message.Message):
     __slots__ = ()
