@@ -248,14 +248,14 @@ def _serve(options: argparse.Namespace) -> int:
         signal.signal(number, lambda *_: federator.stop())
     if stopping.is_set():  # the signal came while the federator was being made
         federator.stop()
-    print(f"{config.name}: {config.plan}, {config.rounds.count} rounds, port {federator.port}", flush=True)
+    console.tell(f"{config.name}: {config.plan}, {config.rounds.count} rounds, port {federator.port}")
     if exposition is not None:
         metrics.tell(exposition, federator.federation)
     tracked = tracking.Tracking(federator.federation, trackers)
     tracked.start()
 
     def told(closed: Round) -> None:
-        print(round_line(federator.federation, closed), flush=True)
+        console.tell(round_line(federator.federation, closed))
         tracked.told(closed)
 
     page = nullcontext() if bound is None else web.serving(federator.federation, bound, options.http_host)

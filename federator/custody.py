@@ -14,7 +14,7 @@ from feddiff.federator.measure import seconds
 from feddiff.federator.operators import CONSOLE, Operators
 from feddiff.federator.orders import Orders
 from feddiff.federator.roster import Roster
-from feddiff.federator.upkeep import attest, rotation
+from feddiff.federator.upkeep import attest, left_behind, rotation
 
 
 def revoke(config: Path, name: str, reason: str) -> str:
@@ -49,6 +49,10 @@ def rotate(config: Path, within: str | None, finish: bool) -> str:
     folder = _folder(config)
     authority = Authority(folder)
     if finish:
+        with notary.attended(folder) as database:
+            roster = Roster(database)
+            roster.certificates.stage = authority.stage
+            behind = left_behind(authority, roster, time.time())
         authority.finish()
     else:
         authority.replace(authority.lifetime_days * DAY_S if within is None else seconds(within, "--within"))
@@ -59,7 +63,8 @@ def rotate(config: Path, within: str | None, finish: bool) -> str:
             attest(authority, roster)
         told = rotation(authority, roster, time.time())
     if finish:
-        return f"the CA is {trust.fingerprint(authority.current.certificate).hex()} now; the old one is gone"
+        told = f"the CA is {trust.fingerprint(authority.current.certificate).hex()} now; the old one is gone"
+        return f"{told}\na new invitation is needed by {', '.join(behind)}" if behind else told
     return f"{told}\nthe federator ends this by itself, at once when all do; `rotate-ca --finish` does it now"
 
 

@@ -269,7 +269,7 @@ def _take_part(options: argparse.Namespace) -> int:
         if silo.run():
             rules = local.rules()
             last = "; its last model is the federator's to give (`feddiff-federator export`)"
-            print(f"{name}: the federation is finished{last if rules and rules.has_global_model else ''}")
+            console.tell(f"{name}: the federation is finished{last if rules and rules.has_global_model else ''}")
     finally:
         if exposition is not None:
             exposition.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -98,6 +99,10 @@ class Process:
         """SIGTERM; returns the exit code. Fails if it waits for the end of a long poll (25 s)."""
         self._child.terminate()
         return self._child.wait(20)
+
+    def limit_files(self, most: int) -> None:
+        """From now on it may have so many files open, connections included."""
+        resource.prlimit(self._child.pid, resource.RLIMIT_NOFILE, (most, most))
 
     def wait(self) -> int:
         return self._child.wait(PATIENCE_S)
