@@ -14,7 +14,8 @@
     ├── TransferError            a transfer failed; it can be resumed
     │   ├── OffsetMismatch
     │   ├── DigestMismatch
-    │   └── TooLarge
+    │   ├── TooLarge
+    │   └── PeerUnavailable
     ├── RoundError               the round does not want this
     │   ├── RoundClosed
     │   └── NotSelected
@@ -110,6 +111,10 @@ class DigestMismatch(TransferError):
 
 class TooLarge(TransferError):
     """A length from the wire is over its bound."""
+
+
+class PeerUnavailable(TransferError):
+    """Another silo does not answer."""
 
 
 class RoundError(FedDiffError):

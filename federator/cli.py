@@ -84,7 +84,10 @@ def parser() -> argparse.ArgumentParser:
         ("ledger", "What every round cost: one row per round, silo, segment and direction."),
         ("quality", "What every measured round was worth: one row per model (docs/quality.md)."),
     ):
-        add(name, text).add_argument("--json", action="store_true")
+        asked = add(name, text)
+        asked.add_argument("--json", action="store_true")
+        if name == "ledger":
+            asked.add_argument("--peers", action="store_true", help="what silos sent each other, where they average")
     for name, text in (
         ("pause", "Let the open round end, then open no new one."),
         ("resume", "Go on after a pause."),
@@ -191,7 +194,7 @@ def _run(options: argparse.Namespace) -> int:
     elif options.command == "status":
         print(desk.status(options.config, options.json))
     elif options.command == "ledger":
-        print(desk.ledger(options.config, options.json))
+        print(desk.ledger(options.config, options.json, options.peers))
     elif options.command == "quality":
         print(desk.quality(options.config, options.json))
     elif options.command == "sample":

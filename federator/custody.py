@@ -48,14 +48,16 @@ def rotate(config: Path, within: str | None, finish: bool) -> str:
     """Begin to replace the CA, or end that now; returns what follows. Raises ConfigError."""
     folder = _folder(config)
     authority = Authority(folder)
-    with notary.attended(folder) as database:
-        roster = Roster(database)
-        if finish:
+    if finish:
+        with notary.attended(folder) as database:
+            roster = Roster(database)
             roster.certificates.stage = authority.stage
             behind = left_behind(authority, roster, time.time())
-            authority.finish()
-        else:
-            authority.replace(authority.lifetime_days * DAY_S if within is None else seconds(within, "--within"))
+        authority.finish()
+    else:
+        authority.replace(authority.lifetime_days * DAY_S if within is None else seconds(within, "--within"))
+    with notary.attended(folder) as database:
+        roster = Roster(database)
         with database.transaction() as change:
             outbox.note(change, "order", by=outbox.console(), what="rotate-ca --finish" if finish else "rotate-ca")
             attest(authority, roster)

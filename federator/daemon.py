@@ -14,7 +14,7 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent import futures
 from pathlib import Path
 
@@ -23,26 +23,28 @@ import grpc
 from feddiff.core import notify, state, tls, wire
 from feddiff.core.config import FederationConfig
 from feddiff.core.errors import ConfigError, FedDiffError, StoreError
+from feddiff.core.fold import BadUpdate
 from feddiff.core.store import WeightsReader
 from feddiff.federator import operator, outbox, site, warmup
 from feddiff.federator.authority import Authority
+from feddiff.federator.conclusion import conclude, under_way
 from feddiff.federator.database import Database
 from feddiff.federator.enroll import EnrollmentService
 from feddiff.federator.federation import Federation
-from feddiff.federator.fold import BadUpdate
 from feddiff.federator.gauging import Gauging, check
 from feddiff.federator.initial import prepare
 from feddiff.federator.intake import Intake
 from feddiff.federator.journal import Journal, Round
 from feddiff.federator.lookout import look, untold
 from feddiff.federator.notary import Notary
+from feddiff.federator.peering import ExchangeService
 from feddiff.federator.probe import ProbeService
 from feddiff.federator.publisher import Publisher
 from feddiff.federator.rounds import Decision, decide
 from feddiff.federator.service import FederationService
 from feddiff.federator.traffic import Traffic
 from feddiff.federator.upkeep import Upkeep
-from feddiff.v1 import enrollment_pb2_grpc, federation_pb2_grpc, operator_pb2_grpc, probe_pb2_grpc
+from feddiff.v1 import enrollment_pb2_grpc, federation_pb2_grpc, operator_pb2_grpc, peer_pb2_grpc, probe_pb2_grpc
 
 MAX_THREADS = 256
 FAREWELL_S = 90.0
@@ -140,6 +142,7 @@ class Federator:
         federation_pb2_grpc.add_FederationServicer_to_server(
             FederationService(federation, Intake(federation), self.traffic), server
         )
+        peer_pb2_grpc.add_ExchangeServicer_to_server(ExchangeService(federation, self.traffic), server)
         enrollment_pb2_grpc.add_EnrollmentServicer_to_server(
             EnrollmentService(federation.roster, federation.config.name, authority), server
         )
@@ -193,8 +196,8 @@ class Federator:
         federation = self.federation
         notify.alive()
         decision = decide(time.monotonic(), look(federation, time.monotonic()), federation.config.rounds)
-        decision = self._warmup.before(decision)
-        if decision.reason != federation.decision.reason or decision.action != "wait":
+        decision = under_way(federation, self._warmup.before(decision))
+        if decision.reason != federation.decision.reason or decision.action not in ("wait", "fold"):
             notify.status(decision.reason)
             # Countdowns change every second; the log tells the first of them.
             quiet = (
@@ -221,7 +224,7 @@ class Federator:
         else:
             view = look(federation, time.monotonic())
             federation.phase = "collecting" if view.collecting else "paused" if view.paused else "waiting"
-            if view.collecting:
+            if view.collecting and federation.exchange is None:
                 self._publisher.ahead([silo for silo, each in view.planned.items() if each.rejected])
             with federation.changed:
                 federation.changed.wait(0.5)
@@ -231,15 +234,22 @@ class Federator:
         """Average the updates of these silos and publish; or reject a bad one and try again."""
         federation, current = self.federation, self.federation.round
         assert current is not None
-        left_out = sorted(set(current.plan.reporting) - set(silos))
-        if left_out and silos:
-            log.warning("round %d is averaged WITHOUT %s", current.round, ", ".join(left_out))
         try:
-            versions = self._publisher.publish(current, silos)
+            if federation.exchange is None:
+                versions: Mapping[str, int] | None = self._publisher.publish(current, silos)
+            else:
+                versions = conclude(federation.exchange, federation, silos)
         except BadUpdate as error:
             log.error("round %d: the update of %s is rejected: %s", current.round, error.silo, error.reason)
             federation.reject(error.silo, error.reason)
             return
+        if versions is None:  # the silos are at work
+            with federation.changed:
+                federation.changed.wait(0.5)
+            return
+        left_out = sorted(set(current.plan.reporting) - set(silos))
+        if left_out and silos:
+            log.warning("round %d is averaged WITHOUT %s", current.round, ", ".join(left_out))
         federation.published(versions, silos)
         log.info("round %d is published: %d updates, %d segments", current.round, len(silos), len(versions))
         self._gauging.keep(current.round)

@@ -32,12 +32,12 @@ def verify(config: Path, file: Path | None, key: str | None, expected: str | Non
     """
     path = file or config.resolve().parent / LOG
     beside = path.resolve().parent
-    wanted = _digits(key, "--key") if key else _public(beside / PUBLIC)
+    wanted = _public(beside / PUBLIC) if key is None else _digits(key, "--key")
     # Asked before the file is read: what is written meanwhile is more than this, never less.
     database = _database(beside / "federation.db")
     head, waiting = database or ("", 0)
     noted = [head] if head else []
-    if expected:
+    if expected is not None:  # an empty one would be a script's variable that is not set
         noted.append(_digits(expected, "--expect"))
     with _opened(path) as lines:
         found = audit.check(lines, wanted, noted)
@@ -47,7 +47,7 @@ def verify(config: Path, file: Path | None, key: str | None, expected: str | Non
         f"key:  {found.key}" + ("" if wanted else "  (compare it with the one that the federation told)"),
     ]
     told += [f"entry {each}: the database was put back to an older state before it" for each in found.restored]
-    if database is None and not expected:
+    if database is None and expected is None:
         told.append(
             "no database beside it to ask for the last entry: whether the tail was cut off, --expect HASH tells"
         )

@@ -255,6 +255,9 @@ class TestTampering:
             Notary(folder, database).write()
         with pytest.raises(AuditError, match="line 1: wrong key"):
             verify(folder, key=theirs)
+        for unset in ("key", "expect"):
+            with pytest.raises(ConfigError, match="hexadecimal digits were expected"):
+                verify(folder, **{unset: ""})
         (folder / notary.KEY).unlink()
         with pytest.raises(StoreError, match="is missing; put it back"):
             Notary(folder, database).write()
