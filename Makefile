@@ -11,7 +11,7 @@ CONTRACT := $(wildcard proto/feddiff/v1/*.proto)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo bench test test-slow bench-codec bench-transport bench-link bench-quality format proto wheel wheelhouse rehearse clean
+.PHONY: help setup demo bench test test-slow bench-codec bench-transport bench-link bench-topology bench-quality format proto wheel wheelhouse rehearse clean
 
 help:
 	@echo 'make demo [PLAN=full|usplit|ulatdec|udec]   a small federation on this machine; results in demo-run/'
@@ -22,6 +22,7 @@ help:
 	@echo 'make bench-codec                            ratio, speed and error of every codec on real training'
 	@echo 'make bench-transport [PEERS=dir]            a round without training: time, CPU, wire, memory; peers need root'
 	@echo 'make bench-link                             share of a long, lossy line, against iperf3; needs root'
+	@echo 'make bench-topology                         star against peers on shaped lines, by the number of silos; needs root'
 	@echo 'make bench-quality [ARGS=...]               bytes against validation loss, over real federations; half an hour'
 	@echo 'make format                                 let ruff put the sources in order'
 	@echo 'make proto                                  write the generated code of proto/ anew'
@@ -75,6 +76,9 @@ bench-transport: $(SETUP)
 
 bench-link: $(SETUP)
 	$(BIN)/python -m feddiff.bench.link $(ARGS)
+
+bench-topology: $(SETUP)
+	$(BIN)/python -m feddiff.bench.topology $(ARGS)
 
 bench-quality: $(SETUP)
 	$(BIN)/python -m feddiff.bench.quality $(ARGS)

@@ -32,6 +32,7 @@ from feddiff.silo.gauge import Gauge
 from feddiff.silo.gauge import Told as Drawn
 from feddiff.silo.learner import ImageLearner, Learned, Learner, Lesson, Told
 from feddiff.silo.local import Local
+from feddiff.silo.peers.circle import Circle
 from feddiff.silo.readings import Reading
 
 GRACE_S = 10.0
@@ -78,12 +79,17 @@ def live(
     make_learner: Callable[[FederationConfig], Learner],
     made: Callable[[Silo], None] = lambda silo: None,
     accept_pool: bool = False,
+    among: Callable[[Local, Client], Circle] | None = None,
 ) -> None:
-    """Run one enrolled silo until the federation is finished, and close its client. ``made`` is given it before."""
+    """Run one enrolled silo until the federation is finished, and close its client. ``made`` is given it before.
+
+    ``among``: makes what it has of other silos, where silos average.
+    """
     try:
         local = Local(state)
+        circle = among(local, client) if among is not None else None
         try:
-            silo = Silo(name, local, client, make_learner, Display(bars=False), accept_pool)
+            silo = Silo(name, local, client, make_learner, Display(bars=False), accept_pool, circle)
             made(silo)
             silo.run()
         finally:

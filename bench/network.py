@@ -42,15 +42,28 @@ def ip(*arguments: str) -> None:
         raise ConfigError(f"ip {' '.join(arguments)}: {done.stderr.strip() or done.returncode}")
 
 
+def _shape(namespace: str, device: str, rate: float) -> None:
+    """Let a device send no faster than this. Raises ConfigError."""
+    bucket = ("tbf", "rate", f"{rate:.0f}bit", "burst", "128kb", "latency", "100ms")
+    command = ["tc", "-n", namespace, "qdisc", "add", "dev", device, "root", *bucket]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ConfigError(f"this kernel cannot shape a line: {' '.join(done.stderr.split())}")
+
+
 def place(namespace: str, address: str) -> Place:
     return Place(address, ("ip", "netns", "exec", namespace))
 
 
 class Network:
-    """A namespace for each of ``count`` sites and a bridge between them; gone when the block ends."""
+    """A namespace for each of ``count`` sites and a bridge between them; gone when the block ends.
 
-    def __init__(self, count: int) -> None:
+    ``rate``: of each site's line, bits a second in each direction, by the kernel's token bucket; 0: as it is.
+    """
+
+    def __init__(self, count: int, rate: float = 0.0) -> None:
         check_allowed()
+        self._rate = rate
         self._switch = f"feddiff{os.getpid()}-switch"
         self._sites = [f"feddiff{os.getpid()}-{number}" for number in range(count)]
 
@@ -75,6 +88,9 @@ class Network:
             ip("-n", self._switch, "link", "set", port, "master", "br0", "up")
             ip("-n", site, "addr", "add", f"{address}/16", "dev", "eth0")
             ip("-n", site, "link", "set", "eth0", "up")
+            if self._rate:
+                _shape(site, "eth0", self._rate)
+                _shape(self._switch, port, self._rate)
             places.append(place(site, address))
         return places
 

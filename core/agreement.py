@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from feddiff.core import topology
+
 if TYPE_CHECKING:
     from feddiff.core.config import FederationConfig
 
 
 def agree(rules: FederationConfig) -> None:
     """Raises ValueError for tables that contradict each other."""
-    for check in (_budget, _pool, _rounds, _quality):
+    for check in (_budget, _pool, _rounds, _quality, topology.check):
         check(rules)
 
 

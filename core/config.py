@@ -34,6 +34,7 @@ from feddiff.core.sections import (
     TrainingConfig,
     WeightsConfig,
 )
+from feddiff.core.topology import PeerConfig, Topology
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_SAMPLE_SIZE = 4096
@@ -48,6 +49,7 @@ _LATER = (
     *(("rounds", name) for name in ("sampled", "sampling")),
     ("diffusion", "guidance"),
     ("outer", "ema"),
+    *(("", name) for name in ("topology", "peer")),
 )
 """Tables and keys that came after the first federations: they are in the rules' text only if they change anything."""
 
@@ -79,6 +81,9 @@ class FederationConfig(Section):
     budget: BudgetConfig | None = None
     quality: QualityConfig | None = None
     filter: FilterConfig | None = None
+    topology: Topology = "star"
+    """Who averages: the federator, or the silos for each other (core/topology.py)."""
+    peer: PeerConfig = PeerConfig()
 
     @model_validator(mode="after")
     def _images_fit(self) -> Self:
@@ -121,6 +126,11 @@ class FederationConfig(Section):
     def has_global_model(self) -> bool:
         """Whether no segment is a silo's own, so that the federator has a model that draws."""
         return self.plan not in ("ulatdec", "udec") and not self.personal
+
+    @property
+    def peers(self) -> bool:
+        """Whether silos average for each other."""
+        return self.topology != "star"
 
     @property
     def silos_measure(self) -> bool:

@@ -19,10 +19,12 @@ from collections.abc import Callable
 
 from feddiff.core import notify
 from feddiff.core.errors import FedDiffError, StoreError
-from feddiff.core.log import formatter, prefix
+from feddiff.core.log import formatter, prefix, structured
 
 INTERRUPTED = 130
 DEFECT = 70
+
+log = logging.getLogger("feddiff")
 
 
 def run(program: str, command: Callable[[], int]) -> int:
@@ -45,7 +47,10 @@ def run(program: str, command: Callable[[], int]) -> int:
         _say(f"{program}: The machine refuses: {' '.join(str(error).split())}")
         return StoreError.exit_code
     except Exception:
-        traceback.print_exc()
+        if structured():
+            log.exception("a defect of feddiff")
+        else:
+            traceback.print_exc()
         _say(f"{program}: a defect of feddiff; please report it with the lines above")
         return DEFECT
 
@@ -53,7 +58,18 @@ def run(program: str, command: Callable[[], int]) -> int:
 def _say(line: str) -> None:
     """The last words of a command, as `systemctl status` shows them too."""
     notify.status(line)
-    print(prefix(logging.ERROR) + line, file=sys.stderr)
+    if structured():
+        log.error("%s", line)
+    else:
+        print(prefix(logging.ERROR) + line, file=sys.stderr)
+
+
+def tell(line: str) -> None:
+    """What a daemon says to people on stdout: not between the objects of a log that a machine reads, but in one."""
+    if structured():
+        log.info("%s", line)
+    else:
+        print(line, flush=True)
 
 
 def one_heap() -> None:

@@ -14,13 +14,15 @@
     ├── TransferError            a transfer failed; it can be resumed
     │   ├── OffsetMismatch
     │   ├── DigestMismatch
-    │   └── TooLarge
+    │   ├── TooLarge
+    │   └── PeerUnavailable
     ├── RoundError               the round does not want this
     │   ├── RoundClosed
     │   └── NotSelected
     ├── UpdateRejected           an update that must not be averaged
     │   ├── NotFinite
     │   └── WrongShape
+    ├── AuditError               the audit log is not what was written
     └── FederatorUnavailable     nobody answers; try again later
 
 A class's docstring is the sentence that an operator reads; ``str(error)`` holds the facts of the case.
@@ -111,6 +113,10 @@ class TooLarge(TransferError):
     """A length from the wire is over its bound."""
 
 
+class PeerUnavailable(TransferError):
+    """Another silo does not answer."""
+
+
 class RoundError(FedDiffError):
     """The round does not want this."""
 
@@ -137,6 +143,12 @@ class NotFinite(UpdateRejected):
 
 class WrongShape(UpdateRejected):
     """The weights are not of the model's shape."""
+
+
+class AuditError(FedDiffError):
+    """The audit log is broken."""
+
+    exit_code = 65
 
 
 class FederatorUnavailable(FedDiffError):

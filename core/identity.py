@@ -9,6 +9,7 @@ call is checked against the ``Identity`` that is read here.
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 import zlib
 from dataclasses import dataclass, field
@@ -55,6 +56,14 @@ def check_name(name: str) -> str:
             f"{name[:64]!r} is not a name: 1 to 63 of a-z, 0-9, '.', '_' and '-', a letter or digit first"
         )
     return name
+
+
+def silo_host(name: str) -> str:
+    """The DNS name in a silo's certificate, by which other silos know it, wherever it listens.
+
+    A digest, for a silo's name may hold what a DNS name may not.
+    """
+    return f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.silo.feddiff"
 
 
 def check_host(host: str) -> str:

@@ -54,6 +54,11 @@ class Json(logging.Formatter):
         return json.dumps(told, ensure_ascii=False)
 
 
+def structured() -> bool:
+    """Whether log lines are JSON, since ``--log json``."""
+    return any(isinstance(each.formatter, Json) for each in logging.getLogger().handlers)
+
+
 def formatter(form: str) -> logging.Formatter:
     """``form``: "json", or "text", which is the journal's own where stderr is the journal."""
     if form == "json":

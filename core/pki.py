@@ -36,6 +36,7 @@ from feddiff.core.identity import (
     check_host,
     check_name,
     load_certificate,
+    silo_host,
 )
 from feddiff.core.trust import PrivateKey, check_dates, check_key_matches, common_name, load_authority, load_key
 
@@ -97,7 +98,8 @@ def issue_client(
     Raises IdentityError for a request that is over 16 KiB, has a wrong signature, or a key other than ECDSA
     on P-256, P-384, P-521 or RSA of 2048 to 8192 bits; CertificateExpired if the CA is outside its dates.
     """
-    return _issue(ca, ca_key, role, check_name(name), _requested_key(csr), now, days)
+    hosts = [x509.DNSName(silo_host(check_name(name)))] if role == "silo" else []
+    return _issue(ca, ca_key, role, check_name(name), _requested_key(csr), now, days, hosts)
 
 
 def renewal_due(certificate: bytes) -> datetime:
@@ -202,7 +204,9 @@ def _sign(
         identity = x509.UniformResourceIdentifier(f"feddiff:{kind}:{name}")
         purpose = ExtendedKeyUsageOID.SERVER_AUTH if kind == "federator" else ExtendedKeyUsageOID.CLIENT_AUTH
         builder = builder.add_extension(x509.SubjectAlternativeName([*hosts, identity]), critical=False)
-        builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+        # A silo may also serve other silos (docs/peer.md), under its own name only.
+        purposes = [purpose, ExtendedKeyUsageOID.SERVER_AUTH] if kind == "silo" else [purpose]
+        builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
     certificate = builder.sign(signer, hashes.SHA256(), ecdsa_deterministic=True if serial else None)
     return certificate.public_bytes(serialization.Encoding.PEM)
 

@@ -209,7 +209,7 @@ class PoolConfig(Section):
 
 
 class OuterConfig(Section):
-    """The federator's optimizer on the silos' average (federator/outer.py). The default is FedAvg."""
+    """The federator's optimizer on the silos' average (core/outer.py). The default is FedAvg."""
 
     optimizer: Literal["sgd", "momentum", "nesterov", "adam", "yogi"] = "sgd"
     learning_rate: Annotated[float, Field(gt=0, le=100)] = 1.0

@@ -50,6 +50,8 @@ class Manifest:
     codec: str
     elements: int
     chunk_elements: int
+    start: int = 0
+    """The first value of the segment that it holds: above 0 only of a range (core/ranges.py)."""
 
     def __post_init__(self) -> None:
         for what in (self.transfer, self.segment):
@@ -63,6 +65,8 @@ class Manifest:
             raise TooLarge(f"{self.transfer}: {self.chunk_elements} values in a chunk, not 1..{MAX_CHUNK_ELEMENTS}")
         if self.elements < 1 or self.chunks > MAX_CHUNKS:
             raise TooLarge(f"{self.transfer}: {self.elements} values in {self.chunks} chunks")
+        if self.start < 0 or self.start % self.chunk_elements:
+            raise ProtocolError(f"{self.transfer}: no chunk begins at value {self.start}")
 
     @property
     def chunks(self) -> int:
@@ -96,17 +100,20 @@ class Manifest:
         return folder / f"{self.transfer}.transfer"
 
     def canonical(self) -> bytes:
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":")).encode()
+        """What its digest and its file begin with; whole segments do not mention that they start at 0."""
+        fields = {name: value for name, value in asdict(self).items() if name != "start" or value}
+        return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
 
 
 class Spool:
     """A transfer in the making. Opening it again after a crash finds every chunk that was whole.
 
-    ``fresh`` throws those away. Not for two writers at a time: whoever opens one sees to that.
+    ``fresh`` throws those away. Not ``durable``: what a power cut tears is found by its checksums, and comes again.
+    Not for two writers at a time: whoever opens one sees to that.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, fresh: bool = False) -> None:
-        self.path, self.manifest = path, manifest
+    def __init__(self, path: Path, manifest: Manifest, fresh: bool = False, durable: bool = True) -> None:
+        self.path, self.manifest, self._durable = path, manifest, durable
         self._part = path.with_name(path.name + ".part")
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (os.O_TRUNC if fresh else 0), 0o644)
@@ -168,7 +175,7 @@ class Spool:
         if digest != self.digest():
             raise DigestMismatch(f"{self.manifest.transfer}: sent {digest.hex()[:16]}, got {self.digest().hex()[:16]}")
         write_at(self._file, _RECORD.pack(_SEAL, len(digest), checksum(digest)) + digest, self._end)
-        make_visible(self._file, self._part, self.path)
+        make_visible(self._file, self._part, self.path, self._durable)
         self.close()
         return self.path
 
@@ -206,14 +213,22 @@ class Transfer:
             self.close()
             raise StoreError(f"{path} is not a committed transfer: {error}") from None
 
+    def heads(self, count: int) -> Iterator[tuple[int, int, bytes]]:
+        """(position, payload bytes, checksum) of the first ``count`` chunks, unchecked."""
+        position = self._start
+        for index in range(count):
+            head = os.pread(self._file, _RECORD.size, position)
+            if len(head) < _RECORD.size or _RECORD.unpack(head)[0] != index:
+                raise StoreError(f"{self.path}: a chunk before {count} is damaged")
+            _, length, check = _RECORD.unpack(head)
+            yield position, length, check
+            position += _RECORD.size + length
+
     def chunks(self, first: int = 0) -> Iterator[tuple[int, bytes, bytes]]:
         """(index, payload, checksum) from chunk ``first`` on, each checked."""
         position = self._start
-        for _ in range(first):
-            head = os.pread(self._file, _RECORD.size, position)
-            if len(head) < _RECORD.size:
-                raise StoreError(f"{self.path}: a chunk before {first} is damaged")
-            position += _RECORD.size + _RECORD.unpack(head)[1]
+        for place, length, _ in self.heads(first):
+            position = place + _RECORD.size + length
         due = first
         for record in _records(self._file, position, self.manifest, due):
             if record.index == _SEAL:

@@ -45,11 +45,13 @@ def write_at(file: int, data: bytes | memoryview, position: int) -> int:
     return position
 
 
-def make_visible(file: int, temporary: Path, path: Path) -> None:
-    """The durable step of every large file: fsync, rename, fsync of the folder."""
-    os.fsync(file)
+def make_visible(file: int, temporary: Path, path: Path, durable: bool = True) -> None:
+    """The durable step of every large file: fsync, rename, fsync of the folder. Not ``durable``: the rename alone."""
+    if durable:
+        os.fsync(file)
     temporary.rename(path)
-    sync_folder(path.parent)
+    if durable:
+        sync_folder(path.parent)
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:

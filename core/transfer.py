@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from feddiff.core.errors import DigestMismatch, ProtocolError, TooLarge
-from feddiff.core.spool import Manifest, Spool, Transfer, committed
+from feddiff.core.ranges import Encoded
+from feddiff.core.spool import Manifest, Spool, committed
 
 MAX_MANIFESTS = 4096
 BATCH_BYTES = 256 << 10
@@ -57,9 +58,9 @@ class Sender:
     ``open`` is asked for a transfer when its turn comes, so that it may still be in the making while others travel.
     """
 
-    def __init__(self, manifests: Sequence[Manifest], open: Callable[[Manifest], Transfer]) -> None:
+    def __init__(self, manifests: Sequence[Manifest], open: Callable[[Manifest], Encoded]) -> None:
         self.manifests, self._open = tuple(manifests), open
-        self.transfers: dict[int, Transfer] = {}
+        self.transfers: dict[int, Encoded] = {}
         """Those whose turn has come, by their number in the offer."""
         self.reading: Manifest | None = None
         """The one whose turn it is: what an error in ``parts`` is about."""
@@ -108,7 +109,9 @@ def batches(parts: Iterable[Chunk | Commit]) -> Iterator[list[Chunk | Commit]]:
 class Receiver:
     """The other end: takes parts in any number of attempts and keeps them in a folder."""
 
-    def __init__(self, folder: Path, manifests: Sequence[Manifest]) -> None:
+    def __init__(self, folder: Path, manifests: Sequence[Manifest], durable: bool = True) -> None:
+        """``durable``: what is committed must outlast a power cut, for nobody will send it again."""
+        self._durable = durable
         if len(manifests) > MAX_MANIFESTS:
             raise TooLarge(f"{len(manifests)} transfers in one offer; at most {MAX_MANIFESTS}")
         if len({manifest.transfer for manifest in manifests}) < len(manifests):
@@ -154,7 +157,7 @@ class Receiver:
             raise ProtocolError(f"a part of transfer {offer} in an offer of {len(self.manifests)}")
         if offer not in self._spools:
             manifest = self.manifests[offer]
-            self._spools[offer] = Spool(manifest.path(self.folder), manifest)
+            self._spools[offer] = Spool(manifest.path(self.folder), manifest, durable=self._durable)
         return self._spools[offer]
 
     def close(self) -> None:

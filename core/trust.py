@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
-from feddiff.core.errors import CertificateExpired, IdentityError
-from feddiff.core.identity import MAX_PEM_BYTES, Identity, load_certificate
+from feddiff.core.errors import CertificateExpired, ConfigError, IdentityError
+from feddiff.core.identity import MAX_PEM_BYTES, Identity, load_certificate, silo_host
 
 MAX_AUTHORITIES = 4
 _BEGIN = b"-----BEGIN CERTIFICATE-----"
@@ -90,6 +90,18 @@ def check_key_matches(cert: bytes, key: bytes) -> None:
     certificate = load_certificate(cert)
     if certificate.public_key() != load_key(key).public_key():
         raise IdentityError(f"the private key does not belong to {_describe(certificate)}")
+
+
+def check_serves(cert: bytes, silo: str) -> None:
+    """Check that other silos would know a silo by its certificate. Raises ConfigError."""
+    certificate = load_certificate(cert)
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        hosts = names.get_values_for_type(x509.DNSName)
+    except x509.ExtensionNotFound:
+        hosts = []
+    if silo_host(silo) not in hosts:
+        raise ConfigError(f"{_describe(certificate)} is from before silos could listen; enrol {silo} anew")
 
 
 def load_authority(pem: bytes) -> x509.Certificate:

@@ -204,7 +204,7 @@ def manifest_to(manifest: Manifest) -> pb.Manifest:
 def manifests_from(messages: Iterable[pb.Manifest]) -> list[Manifest]:
     """Bounded and checked. Raises ProtocolError, TooLarge."""
     found = [
-        Manifest(m.transfer, m.segment, m.base_version, m.version, m.codec, m.elements, m.chunk_elements)
+        Manifest(m.transfer, m.segment, m.base_version, m.version, m.codec, m.elements, m.chunk_elements, m.start)
         for m in messages
     ]
     if len(found) > transfer.MAX_MANIFESTS:

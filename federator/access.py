@@ -23,7 +23,8 @@ from feddiff.core.errors import IdentityError
 from feddiff.federator.operators import Operators
 
 FAILURES, WINDOW_S = 10, 60.0
-"""Wrong tokens that an address may show in this time; then it is not listened to for as long."""
+"""Wrong tokens that an address may show in this time; then others are not even told that they are wrong. A right one
+always counts: behind a proxy, or on this machine, operators share the address of whoever guesses at 256 random bits."""
 ADDRESSES = 1024
 """Whose failures are remembered."""
 HEADERS = {
@@ -71,9 +72,6 @@ class Door:
     def operator(self, request: HTTPConnection) -> str:
         """The operator's name, by the header ``Authorization: Bearer TOKEN`` and nothing else. Raises Refused."""
         address, now = request.client.host if request.client else "", self._clock()
-        recent = [at for at in self._failed.get(address, ()) if now - at < WINDOW_S]
-        if len(recent) >= FAILURES:
-            raise Refused(429, f"too many wrong tokens; try again in {WINDOW_S:.0f} s")
         kind, _, token = request.headers.get("authorization", "").partition(" ")
         if kind.lower() != "bearer" or not token:
             raise Refused(401, "this needs an operator's token; `feddiff-federator operator NAME` makes one")
@@ -81,6 +79,9 @@ class Door:
             return self._operators.check(token)
         except IdentityError as error:
             with self._lock:
+                recent = [at for at in self._failed.get(address, ()) if now - at < WINDOW_S]
+                if len(recent) >= FAILURES:
+                    raise Refused(429, f"too many wrong tokens; try again in {WINDOW_S:.0f} s") from None
                 self._failed[address] = [*recent, now]
                 self._failed.move_to_end(address)
                 while len(self._failed) > ADDRESSES:
@@ -126,7 +127,7 @@ class Access:
         if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
             raise Refused(403, "this was asked by another site's page")
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host and _name(origin) not in self._names:
+        if origin is not None and _place(origin) != host and _name(origin) not in self._names:
             raise Refused(403, "this was asked by another site's page")
         if method not in ("GET", "HEAD") and headers.get("content-type", "").partition(";")[0] != "application/json":
             raise Refused(415, "orders are given as application/json")
@@ -141,6 +142,13 @@ class Access:
 def _name(url: str) -> str:
     try:
         return (urlsplit(url).hostname or "").lower()
+    except ValueError:
+        return ""
+
+
+def _place(url: str) -> str:
+    try:
+        return urlsplit(url).netloc
     except ValueError:
         return ""
 

@@ -10,9 +10,8 @@ from feddiff.core import grant, pki, trust
 from feddiff.core.errors import ConfigError, IdentityError, StoreError
 from feddiff.core.identity import Identity
 from feddiff.core.store import write_atomic
-from feddiff.federator import site
+from feddiff.federator import notary, outbox, site
 from feddiff.federator.authority import Authority, stage
-from feddiff.federator.database import Database
 from feddiff.federator.operators import Operators
 from feddiff.federator.roster import Roster
 
@@ -45,13 +44,10 @@ def approve(config: Path, path: Path, heard: str | None, out: Path) -> str:
             f"{request.name} expects a CA with the fingerprint {grant.spoken(request.authority)}; this federation's is"
             f" {grant.spoken(known)}: tell them, and have them ask anew"
         )
-    database = Database(folder / "federation.db")
-    try:
+    with notary.attended(folder) as database:
         if any(each.name == request.name for each in Operators(database).all()):
             raise ConfigError(f"{request.name} is an operator's name; a silo needs another")
         certificate = _certificate(Roster(database), authority, request, key)
-    finally:
-        database.close()
     federation = trust.common_name(ca.certificate)
     made = grant.Grant(request.name, federation, certificate.decode(), ca.certificate.decode())
     write_atomic(out, made.to_bytes())
@@ -72,7 +68,8 @@ def _certificate(roster: Roster, authority: Authority, request: grant.Request, k
     if before is not None and known is not None:
         return before
     issued = authority.issue(request.request.encode(), name, ca)
-    with roster.together():
+    with roster.together() as change:
+        outbox.note(change, "order", by=outbox.console(), what="approve", silo=name)
         if known is None:
             roster.admit(name, Identity.from_certificate(issued).serial, time.time())
         roster.certificates.add(name, key, issued, alone, known.serial if known else None)

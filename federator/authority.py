@@ -2,14 +2,16 @@
 
     ca.pem ca.key            the CA: its fingerprint is in invitations, it signs the server's certificate
     next/ca.pem ca.key until while it is replaced: the new CA, and when this ends at the latest
-    next/signs               the new CA signs silos' certificates
+    next/halfway             when the new CA signs silos' certificates at the latest
+    next/signs               it does
     taken/                   only during the moment in which the new one takes the old one's place
     server.pem server.key    renewed by the daemon
     lifetime                 how long certificates are good, e.g. 30d
 
 While there are two, the federator takes certificates of both, and every silo that renews learns to trust both. When all
-do, the new one signs what silos get (which may show it to each other), and when all have that, the server's certificate
-changes over and the old CA is gone. When the time is up all of this happens at once.
+do, or half of the time is over, the new one signs what silos get (which may show it to each other), and when all have
+that, or the time is up, the server's certificate changes over and the old CA is gone. So a silo that is away holds
+nobody else up, and whoever is here has had the second half to get a certificate that still counts after it.
 Nothing here is kept in memory alone: a command that changes these files is heard by the daemon that runs.
 """
 
@@ -76,7 +78,7 @@ class Authority:
     def signer(self) -> Signer:
         """The CA that signs silos' certificates."""
         coming = self.next
-        return coming if coming and (self._folder / "next" / "signs").exists() else self.current
+        return coming if coming and self.signs else self.current
 
     @property
     def stage(self) -> str:
@@ -115,6 +117,19 @@ class Authority:
         except StoreError:
             return None
 
+    @property
+    def halfway(self) -> float | None:
+        """When the new CA begins to sign although not all silos trust it, of ``time.time``; None as ``until``."""
+        try:
+            return float(self._read("next/halfway"))
+        except StoreError:
+            return self.until  # begun by older software
+
+    @property
+    def signs(self) -> bool:
+        """Whether the new CA signs silos' certificates."""
+        return (self._folder / "next" / "signs").exists()
+
     # -- what is done with it
 
     def issue(self, csr: bytes, name: str, signer: Signer | None = None) -> bytes:
@@ -148,16 +163,16 @@ class Authority:
         made.mkdir(mode=0o700)
         write_atomic(made / "ca.key", key, mode=0o600)
         write_atomic(made / "ca.pem", certificate)
+        write_atomic(made / "halfway", f"{self._clock().timestamp() + within_s / 2:.0f}".encode())
         write_atomic(made / "until", f"{self._clock().timestamp() + within_s:.0f}".encode())
         made.rename(self._folder / "next")
         sync_folder(self._folder)
 
-    def change_signer(self) -> bool:
-        """From now on the new CA signs silos' certificates; False if it does already."""
-        if (self._folder / "next" / "signs").exists():
-            return False
+    def change_signer(self, until: float) -> None:
+        """From now on the new CA signs silos' certificates, and the old one stays until this time at least."""
+        if until > (self.until or 0.0):
+            write_atomic(self._folder / "next" / "until", f"{until:.0f}".encode())
         write_atomic(self._folder / "next" / "signs", b"")
-        return True
 
     def finish(self) -> None:
         """The new CA takes the old one's place, whose key is deleted. Raises ConfigError if there is none."""

@@ -69,15 +69,16 @@ class Broadcast:
         if self._viewers >= VIEWERS:
             raise Full(f"{VIEWERS} are looking already; close a window elsewhere")
         self._viewers += 1
-        seen = (0, 0, 0)
+        seen, asked_at = (0, 0, 0), time.monotonic()
         try:
             await self._fresh()
             while not self._closing:
                 async with self._looking:
                     message, seen = self._message(seen), self._versions
                 yield message or b"event: beat\ndata: {}\n\n"
-                if not message:
+                if time.monotonic() - asked_at >= HEARTBEAT_S:  # however much there is to tell
                     await asyncio.to_thread(allowed)
+                    asked_at = time.monotonic()
                 async with self._changed:
                     if seen == self._versions and not self._closing:
                         try:

@@ -7,17 +7,21 @@ answer, or the silo with a half-written file, goes down on the way.
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable
 
+from feddiff.core import trust
 from feddiff.core.identity import Identity
+from feddiff.federator import outbox
 from feddiff.federator.database import Database
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS certificates (
   name TEXT NOT NULL, serial TEXT NOT NULL, key TEXT NOT NULL, certificate BLOB NOT NULL, stage TEXT NOT NULL,
   expires_at REAL NOT NULL, PRIMARY KEY (name, serial)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS attested (only INTEGER PRIMARY KEY CHECK (only = 1), fingerprints TEXT NOT NULL);
 """
 DAY_S = 86400.0
 
@@ -29,7 +33,7 @@ class Certificates:
         self._database, self._clock = database, clock
         self.stage = ""
         """``Authority.stage`` as it is now, once the daemon has said so."""
-        database.define(SCHEMA)
+        database.define(SCHEMA + outbox.SCHEMA)
 
     def add(self, name: str, key: str, certificate: bytes, stage: str, counting: str | None) -> None:
         """Expect a certificate, issued for the public key of this digest, at this ``Authority.stage``.
@@ -42,6 +46,19 @@ class Certificates:
                 "INSERT INTO certificates VALUES (?, ?, ?, ?, ?, ?)",
                 (name, str(identity.serial), key, certificate, stage, identity.not_after.timestamp()),
             )
+            until = identity.not_after.isoformat(timespec="seconds")
+            facts = {"serial": str(identity.serial), "certificate": identity.fingerprint, "key": key, "until": until}
+            outbox.note(change, "issued", silo=name, **facts)
+
+    def attest(self, **certificates: bytes) -> None:
+        """The federation's own certificates are these (PEM; empty: none of that role). A change goes on record, whoever
+        made it, and whenever: the files are what counts."""
+        facts = {role: trust.fingerprint(each).hex() if each else "" for role, each in certificates.items()}
+        with self._database.transaction() as change:
+            known = change.execute("SELECT fingerprints FROM attested").fetchone()
+            if known is None or json.loads(known[0]) != facts:
+                change.execute("INSERT OR REPLACE INTO attested VALUES (1, ?)", (json.dumps(facts),))
+                outbox.note(change, "certificates", **facts)
 
     def issued(self, name: str, key: str, stage: str) -> bytes | None:
         """What was issued for this very key, if it is still good: a repeated question has the same answer."""

@@ -84,7 +84,10 @@ def parser() -> argparse.ArgumentParser:
         ("ledger", "What every round cost: one row per round, silo, segment and direction."),
         ("quality", "What every measured round was worth: one row per model (docs/quality.md)."),
     ):
-        add(name, text).add_argument("--json", action="store_true")
+        asked = add(name, text)
+        asked.add_argument("--json", action="store_true")
+        if name == "ledger":
+            asked.add_argument("--peers", action="store_true", help="what silos sent each other, where they average")
     for name, text in (
         ("pause", "Let the open round end, then open no new one."),
         ("resume", "Go on after a pause."),
@@ -95,6 +98,21 @@ def parser() -> argparse.ArgumentParser:
     revoke.add_argument("name", help="of a silo, an invited one, or an operator")
     revoke.add_argument("--reason", default="by the operator")
     add("reinstate", "Take back a silo that the filter put out.").add_argument("name")
+    audit = add(
+        "audit", "Who did what and when, signed: verify the log, or show it (docs/operations.md).", config=False
+    )
+    questions = audit.add_subparsers(dest="question", required=True, metavar="QUESTION")
+    verify = questions.add_parser("verify", help="Check hashes, signatures and order; names the first broken line.")
+    verify.add_argument("--key", metavar="HEX", help="the fingerprint of the log's key, as init printed it")
+    verify.add_argument(
+        "--expect", metavar="HASH", help="of an entry that was noted once, e.g. by a silo: it must be there"
+    )
+    show = questions.add_parser("show", help="Print the entries.")
+    show.add_argument("--since", metavar="TIME", help="e.g. 2026-05-01 or 7d")
+    show.add_argument("--json", action="store_true", help="as they are in the file")
+    for each in (verify, show):
+        each.add_argument("file", type=Path, nargs="?", metavar="FILE", help="default: audit.jsonl beside --config")
+        each.add_argument("--config", type=Path, default=Path("federation.toml"))
     sample = add("sample", "Draw images from the global model.")
     sample.add_argument("--out", type=Path, required=True, metavar="GRID.PNG")
     sample.add_argument("--count", type=int, default=64)
@@ -149,6 +167,15 @@ def _run(options: argparse.Namespace) -> int:
         else:
             print(custody.rotate(options.config, options.within, options.finish))
         return 0
+    if options.command == "audit":
+        from feddiff.federator import examiner
+
+        if options.question == "verify":
+            print(examiner.verify(options.config, options.file, options.key, options.expect))
+        else:
+            for text in examiner.show(options.config, options.file, options.since, options.json):
+                print(text)
+        return 0
     if options.command == "serve":
         return _serve(options)
     if options.command == "doctor":
@@ -167,7 +194,7 @@ def _run(options: argparse.Namespace) -> int:
     elif options.command == "status":
         print(desk.status(options.config, options.json))
     elif options.command == "ledger":
-        print(desk.ledger(options.config, options.json))
+        print(desk.ledger(options.config, options.json, options.peers))
     elif options.command == "quality":
         print(desk.quality(options.config, options.json))
     elif options.command == "sample":
@@ -221,14 +248,14 @@ def _serve(options: argparse.Namespace) -> int:
         signal.signal(number, lambda *_: federator.stop())
     if stopping.is_set():  # the signal came while the federator was being made
         federator.stop()
-    print(f"{config.name}: {config.plan}, {config.rounds.count} rounds, port {federator.port}", flush=True)
+    console.tell(f"{config.name}: {config.plan}, {config.rounds.count} rounds, port {federator.port}")
     if exposition is not None:
         metrics.tell(exposition, federator.federation)
     tracked = tracking.Tracking(federator.federation, trackers)
     tracked.start()
 
     def told(closed: Round) -> None:
-        print(round_line(federator.federation, closed), flush=True)
+        console.tell(round_line(federator.federation, closed))
         tracked.told(closed)
 
     page = nullcontext() if bound is None else web.serving(federator.federation, bound, options.http_host)

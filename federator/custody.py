@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import time
-from contextlib import closing
 from pathlib import Path
 
 from feddiff.core import trust
 from feddiff.core.config import load
 from feddiff.core.errors import ConfigError, FederatorUnavailable, StoreError
-from feddiff.federator import desk, site
+from feddiff.federator import desk, notary, outbox, site
 from feddiff.federator.authority import DAY_S, Authority
-from feddiff.federator.database import Database
 from feddiff.federator.measure import seconds
-from feddiff.federator.operator import CONSOLE
-from feddiff.federator.operators import Operators
+from feddiff.federator.operators import CONSOLE, Operators
 from feddiff.federator.orders import Orders
 from feddiff.federator.roster import Roster
-from feddiff.federator.upkeep import rotation
+from feddiff.federator.upkeep import attest, left_behind, rotation
 
 
 def revoke(config: Path, name: str, reason: str) -> str:
@@ -25,7 +22,7 @@ def revoke(config: Path, name: str, reason: str) -> str:
 
     Raises ConfigError if it has none of these."""
     folder = _folder(config)
-    with closing(Database(folder / "federation.db")) as database:
+    with notary.attended(folder) as database:
         roster = Roster(database)
         if Operators(database).revoke(name):
             return f"the token of {name} no longer holds"
@@ -41,7 +38,9 @@ def revoke(config: Path, name: str, reason: str) -> str:
         try:
             Orders(desk.opened(config)).give(CONSOLE, "evict", name, reason)
         except StoreError:  # it has not begun yet
-            roster.evict(name, reason)
+            with database.transaction() as change:
+                outbox.note(change, "order", by=outbox.console(), what="evict", silo=name, reason=reason)
+                roster.evict(name, reason)
     return f"{name} is evicted: {reason}; no federator is running"
 
 
@@ -50,11 +49,22 @@ def rotate(config: Path, within: str | None, finish: bool) -> str:
     folder = _folder(config)
     authority = Authority(folder)
     if finish:
+        with notary.attended(folder) as database:
+            roster = Roster(database)
+            roster.certificates.stage = authority.stage
+            behind = left_behind(authority, roster, time.time())
         authority.finish()
-        return f"the CA is {trust.fingerprint(authority.current.certificate).hex()} now; the old one is gone"
-    authority.replace(authority.lifetime_days * DAY_S if within is None else seconds(within, "--within"))
-    with closing(Database(folder / "federation.db")) as database:
-        told = rotation(authority, Roster(database), time.time())
+    else:
+        authority.replace(authority.lifetime_days * DAY_S if within is None else seconds(within, "--within"))
+    with notary.attended(folder) as database:
+        roster = Roster(database)
+        with database.transaction() as change:
+            outbox.note(change, "order", by=outbox.console(), what="rotate-ca --finish" if finish else "rotate-ca")
+            attest(authority, roster)
+        told = rotation(authority, roster, time.time())
+    if finish:
+        told = f"the CA is {trust.fingerprint(authority.current.certificate).hex()} now; the old one is gone"
+        return f"{told}\na new invitation is needed by {', '.join(behind)}" if behind else told
     return f"{told}\nthe federator ends this by itself, at once when all do; `rotate-ca --finish` does it now"
 
 

@@ -14,7 +14,7 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent import futures
 from pathlib import Path
 
@@ -23,25 +23,28 @@ import grpc
 from feddiff.core import notify, state, tls, wire
 from feddiff.core.config import FederationConfig
 from feddiff.core.errors import ConfigError, FedDiffError, StoreError
+from feddiff.core.fold import BadUpdate
 from feddiff.core.store import WeightsReader
-from feddiff.federator import operator, site, warmup
+from feddiff.federator import operator, outbox, site, warmup
 from feddiff.federator.authority import Authority
+from feddiff.federator.conclusion import conclude, under_way
 from feddiff.federator.database import Database
 from feddiff.federator.enroll import EnrollmentService
 from feddiff.federator.federation import Federation
-from feddiff.federator.fold import BadUpdate
 from feddiff.federator.gauging import Gauging, check
 from feddiff.federator.initial import prepare
 from feddiff.federator.intake import Intake
 from feddiff.federator.journal import Journal, Round
 from feddiff.federator.lookout import look, untold
+from feddiff.federator.notary import Notary
+from feddiff.federator.peering import ExchangeService
 from feddiff.federator.probe import ProbeService
 from feddiff.federator.publisher import Publisher
 from feddiff.federator.rounds import Decision, decide
 from feddiff.federator.service import FederationService
 from feddiff.federator.traffic import Traffic
 from feddiff.federator.upkeep import Upkeep
-from feddiff.v1 import enrollment_pb2_grpc, federation_pb2_grpc, operator_pb2_grpc, probe_pb2_grpc
+from feddiff.v1 import enrollment_pb2_grpc, federation_pb2_grpc, operator_pb2_grpc, peer_pb2_grpc, probe_pb2_grpc
 
 MAX_THREADS = 256
 FAREWELL_S = 90.0
@@ -72,9 +75,16 @@ def open_federation(folder: Path, config: FederationConfig, initial: Path | None
         with WeightsReader(folder / "initial.safetensors") as reader:
             for segment in layout.names:
                 federation.versions.publish_initial(segment, reader)
-        federation.journal.note("initial", federation.versions.initial_digest())
-        federation.journal.publish(dict.fromkeys(layout.names, 0), None, (), time.time())
-        federation.journal.note("config", config.digest)
+        made, digests = (
+            federation.versions.initial_digest(),
+            {n: federation.versions.digest(n, 0) for n in layout.names},
+        )
+        with database.transaction() as change:
+            rules = {"federation": config.name, "plan": config.plan, "rounds": config.rounds.count}
+            outbox.note(change, "rules", digest=config.digest, initial=made, **rules)
+            federation.journal.note("initial", made)
+            federation.journal.publish(dict.fromkeys(layout.names, 0), None, (), time.time(), digests)
+            federation.journal.note("config", config.digest)
         federation.current = federation.journal.current()
     return federation
 
@@ -98,7 +108,9 @@ class Federator:
         state.mark(folder)
         self.federation = open_federation(folder, config, initial)
         self._gauging = Gauging(self.federation, extractor, reference)
-        self._publisher = Publisher(self.federation)
+        self._publisher, self._notary = Publisher(self.federation), Notary(folder, self.federation.database)
+        last = self.federation.round
+        self._notary.start(rules=config.digest, round=last.round if last else 0)
         self._warmup = warmup.Warmup(self.federation, pool)
         self._stop = threading.Event()
         self._servers: list[grpc.Server] = []
@@ -130,6 +142,7 @@ class Federator:
         federation_pb2_grpc.add_FederationServicer_to_server(
             FederationService(federation, Intake(federation), self.traffic), server
         )
+        peer_pb2_grpc.add_ExchangeServicer_to_server(ExchangeService(federation, self.traffic), server)
         enrollment_pb2_grpc.add_EnrollmentServicer_to_server(
             EnrollmentService(federation.roster, federation.config.name, authority), server
         )
@@ -173,6 +186,7 @@ class Federator:
             for server in self._servers:
                 server.stop(grace=1.0).wait()
             flusher.join()
+            self._notary.keep_up()
             self._gauging.close()
             self._publisher.close()
             self._warmup.close()
@@ -182,8 +196,8 @@ class Federator:
         federation = self.federation
         notify.alive()
         decision = decide(time.monotonic(), look(federation, time.monotonic()), federation.config.rounds)
-        decision = self._warmup.before(decision)
-        if decision.reason != federation.decision.reason or decision.action != "wait":
+        decision = under_way(federation, self._warmup.before(decision))
+        if decision.reason != federation.decision.reason or decision.action not in ("wait", "fold"):
             notify.status(decision.reason)
             # Countdowns change every second; the log tells the first of them.
             quiet = (
@@ -203,14 +217,14 @@ class Federator:
                 told(federation.round)
         elif decision.action == "finish":
             with federation.changed:
-                federation.journal.note("finished", decision.reason)
+                federation.journal.finish(decision.reason)
                 federation.finished = True
                 federation.changed.notify_all()
             return True
         else:
             view = look(federation, time.monotonic())
             federation.phase = "collecting" if view.collecting else "paused" if view.paused else "waiting"
-            if view.collecting:
+            if view.collecting and federation.exchange is None:
                 self._publisher.ahead([silo for silo, each in view.planned.items() if each.rejected])
             with federation.changed:
                 federation.changed.wait(0.5)
@@ -220,15 +234,22 @@ class Federator:
         """Average the updates of these silos and publish; or reject a bad one and try again."""
         federation, current = self.federation, self.federation.round
         assert current is not None
-        left_out = sorted(set(current.plan.reporting) - set(silos))
-        if left_out and silos:
-            log.warning("round %d is averaged WITHOUT %s", current.round, ", ".join(left_out))
         try:
-            versions = self._publisher.publish(current, silos)
+            if federation.exchange is None:
+                versions: Mapping[str, int] | None = self._publisher.publish(current, silos)
+            else:
+                versions = conclude(federation.exchange, federation, silos)
         except BadUpdate as error:
             log.error("round %d: the update of %s is rejected: %s", current.round, error.silo, error.reason)
             federation.reject(error.silo, error.reason)
             return
+        if versions is None:  # the silos are at work
+            with federation.changed:
+                federation.changed.wait(0.5)
+            return
+        left_out = sorted(set(current.plan.reporting) - set(silos))
+        if left_out and silos:
+            log.warning("round %d is averaged WITHOUT %s", current.round, ", ".join(left_out))
         federation.published(versions, silos)
         log.info("round %d is published: %d updates, %d segments", current.round, len(silos), len(versions))
         self._gauging.keep(current.round)
@@ -259,6 +280,7 @@ class Federator:
                 self.traffic.flush()
             except (OSError, sqlite3.Error) as error:
                 log.error("the ledger cannot be written: %s", error)  # what was counted is kept for the next time
+            self._notary.keep_up()
 
 
 def _refused(method: str, peer: str, error: FedDiffError) -> None:

@@ -18,7 +18,7 @@ from feddiff.core.config import FederationConfig, load
 from feddiff.core.errors import ConfigError, FederatorUnavailable, StoreError
 from feddiff.core.segments import F32, Layout
 from feddiff.core.store import WeightsReader
-from feddiff.federator import appraisal
+from feddiff.federator import appraisal, tally
 from feddiff.federator.database import Database
 from feddiff.federator.federation import Federation
 from feddiff.federator.ledger import OVERHEAD, Ledger
@@ -116,6 +116,7 @@ def _status_text(reply: pb.StatusReply) -> str:
         f"  the server's certificate is good for {reply.server_days:.3g} more days, the CA {reply.authority[:16]} for"
         f" {reply.authority_days:.0f}",
         *([f"  {reply.rotation}"] if reply.rotation else []),
+        *([f"  audit log: entry {reply.audit}"] if reply.audit else []),
         f"  {'silo':<20} {'enrolled':<9} {'reachable':<10} {'planned':<8} {'training':<9} {'images':>8}  {'loss':<7}"
         f" {'days':>5}  doing",
     ]
@@ -136,8 +137,11 @@ def _status_text(reply: pb.StatusReply) -> str:
     return "\n".join(lines)
 
 
-def ledger(config: Path, as_json: bool) -> str:
-    """All rows. Sizes in bytes."""
+def ledger(config: Path, as_json: bool, peers: bool = False) -> str:
+    """All rows: of the federator's own line, or of what ``peers`` sent each other. Sizes in bytes."""
+    if peers:
+        flows = list(opened(config).tally.flows())
+        return json.dumps([asdict(each) for each in flows], indent=1) if as_json else tally.text(flows)
     entries = list(opened(config).ledger.entries())
     if as_json:
         return json.dumps([asdict(entry) for entry in entries], indent=1)
@@ -173,6 +177,11 @@ def global_state(federation: Federation) -> dict[str, F32]:
         raise ConfigError(
             f"plan {config.plan} has no global model: {', '.join(federation.sharing.personal)} never leaves a silo;"
             " use `feddiff-silo sample` or `feddiff-silo export` at a silo"
+        )
+    if config.peers and not all(federation.versions.model(*each).exists() for each in federation.current.items()):
+        raise ConfigError(
+            "the silos average for each other, and the federator has no weights of the newest version: set"
+            " peer.checkpoint in the rules of a new federation; `feddiff-silo export` writes a silo's own model"
         )
     vectors: dict[str, F32] = {}
     for name in federation.layout.names:

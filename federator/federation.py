@@ -18,6 +18,7 @@ from feddiff.core.segments import Layout
 from feddiff.core.sharing import share
 from feddiff.core.spool import Manifest
 from feddiff.federator.database import Database
+from feddiff.federator.exchange import Exchange
 from feddiff.federator.forecast import forecast
 from feddiff.federator.journal import Journal, Round
 from feddiff.federator.ledger import Entry, Ledger
@@ -29,6 +30,7 @@ from feddiff.federator.purse import Purse
 from feddiff.federator.roster import Roster
 from feddiff.federator.rounds import Decision
 from feddiff.federator.statistics import Statistics
+from feddiff.federator.tally import Tally
 from feddiff.federator.verdicts import Verdicts
 from feddiff.federator.versions import Versions
 
@@ -45,7 +47,7 @@ class Federation:
         self.sharing = share(layout, config.plan, config.personal, config.frozen)
         self.versions, self.links = Versions(folder, layout, config), Links(self.ledger)
         self.statistics, self.pool = Statistics(folder, config, self.journal), Pool(folder, config, self.journal)
-        self.verdicts = Verdicts(database, config)
+        self.verdicts, self.tally = Verdicts(database, config), Tally(database)
         self.purse: Purse | None = None
         if config.budget is not None:
             self.purse = Purse(config, config.budget, layout, self.versions, self.ledger, self.links)
@@ -59,6 +61,7 @@ class Federation:
         self.since = time.monotonic()
         self.quorum_since: float | None = None
         self.round = self.journal.last()
+        self.exchange = Exchange(self, self.tally) if config.peers else None
         self.committed = self.complete_updates()
 
     # -- what the service asks on behalf of a silo
@@ -91,8 +94,9 @@ class Federation:
             if progress:
                 known.progress_at = now
             if held is not None:
+                newest = self.current if self.exchange is None else {**self.current, **self.exchange.ahead()}
                 for segment, version in held.items():
-                    if not 0 <= version <= self.current.get(segment, -1):
+                    if not 0 <= version <= newest.get(segment, -1):
                         raise ProtocolError(f"{silo} holds {segment!r:.80} version {version}, which never was")
                 known.held = dict(held)
             return known
@@ -106,12 +110,17 @@ class Federation:
             known = self.versions.digest(segment, version)
             if not digest or not known or digest == known:
                 return True
+        elif self.exchange is not None and self.exchange.ahead().get(segment) == version:
+            self.exchange.holdings.told(silo, segment, version, digest)
+            return True
         log.warning("%s holds a version %d of %s that this federation never published", silo, version, segment)
         return False
 
     def work(self, silo: str) -> Work | None:
         """The silo's part in the open round, or None if there is nothing (more) for it to do."""
         with self.changed:
+            if self.exchange is not None:
+                return self.exchange.work(silo)
             assignment = self.assignment(silo)
             if assignment is None or self.round is None or silo in self._settled(self.round.round):
                 return None
@@ -140,12 +149,6 @@ class Federation:
         if self.round is None or self.round.closed_at is not None:
             return None
         return next((each for each in self.round.plan.assignments if each.silo == silo), None)
-
-    def left_out(self, silo: str) -> str:
-        """Why the open round did not take this silo, where rounds take a sample; else empty."""
-        if self.config.rounds.sampled is None or self.round is None or self.open_round() is None:
-            return ""
-        return "" if self.assignment(silo) else f"not in round {self.round.round}: {self.round.plan.reason}"
 
     def _due(self, assignment: Assignment, held: Mapping[str, int]) -> list[str]:
         """Segments that a silo may fetch: what the plan says, and what it has lost or never had.
@@ -185,7 +188,9 @@ class Federation:
         """Note a segment of an update, and what it cost, durably; False if it was noted before."""
         with self.changed:
             with self.database.transaction():
-                fresh = self.journal.commit_update(round, silo, segment, digest, time.time())
+                assigned = self.assignment(silo)
+                planned = assigned.up if assigned else ()
+                fresh = self.journal.commit_update(round, silo, segment, digest, time.time(), planned)
                 if fresh:
                     self.ledger.add(cost)
             self.committed = self.complete_updates()
@@ -205,6 +210,8 @@ class Federation:
                 known.progress_at = known.heard_at
             known.phase, known.step, known.steps = phase, step, steps
             if self.assignment(silo) is None or self.open_round() != round or silo in self._settled(round):
+                return False
+            if self.exchange is not None and silo not in (self.exchange.chosen or (silo,)):
                 return False
             if kept := known.admit(metrics):
                 self.journal.measure(round, silo, kept)
@@ -244,6 +251,8 @@ class Federation:
         """Silos whose every planned segment of the open round is committed."""
         if self.round is None or self.round.closed_at is not None:
             return set()
+        if self.exchange is not None:
+            return self.exchange.complete()
         updates = self.journal.updates(self.round.round)
         planned = (each for each in self.round.plan.assignments if each.up)
         return {each.silo for each in planned if set(each.up) <= updates.get(each.silo, set())}
@@ -274,19 +283,14 @@ class Federation:
             assert self.round is not None
             number, there = self.round.round, self.reachable(time.monotonic()) | (set(silos) - self.evicted)
             with self.database.transaction():
-                self.journal.publish(versions, number, silos, time.time())
+                digests = {name: self.versions.digest(name, version) for name, version in versions.items()}
+                self.journal.publish(versions, number, silos, time.time(), digests)
                 reporting = set(self.round.plan.reporting) - self.evicted
                 self.verdicts.close(number, reporting, self.ledger.quality(number), there)
             self.current = self.journal.current()
             self.round = self.journal.last()
             self.committed = set()
             self._restart_clock()
-
-    def told_finished(self, silo: str) -> None:
-        """This silo knows that it is over."""
-        with self.changed:
-            self.journal.note(f"told {silo}", "finished")
-            self.changed.notify_all()
 
     def _restart_clock(self) -> None:
         self.since, self.quorum_since = time.monotonic(), None

@@ -40,7 +40,7 @@ def explain(line: str) -> str | None:
 def watch() -> None:
     """From now on, failed handshakes are logged. Call once, before logging is set up."""
     # The real stderr stays open under another number; what gRPC writes to 2 comes to us first.
-    real = os.fdopen(os.dup(2), "w", buffering=1)
+    real = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")  # as Python's own: names may be no UTF-8
     reading, writing = os.pipe()
     os.dup2(writing, 2)
     os.close(writing)

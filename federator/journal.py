@@ -6,11 +6,13 @@ transaction, so there is no moment at which a crash leaves a checkpoint without 
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from feddiff.federator import outbox
 from feddiff.federator.database import Database
 from feddiff.federator.planner import Plan
 
@@ -55,7 +57,7 @@ class Journal:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        database.define(SCHEMA)
+        database.define(SCHEMA + outbox.SCHEMA)
 
     def fact(self, key: str) -> str | None:
         rows = self._database.rows("SELECT value FROM facts WHERE key = ?", (key,))
@@ -65,12 +67,24 @@ class Journal:
         with self._database.transaction() as change:
             change.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (key, value))
 
+    def finish(self, reason: str) -> None:
+        """No round opens any more, for this reason; the audit log is told the first time."""
+        with self._database.transaction() as change:
+            if self.fact("finished") is None:
+                outbox.note(change, "finished", reason=reason)
+            self.note("finished", reason)
+
     def open(self, plan: Plan, weights: Mapping[str, int], now: float, reason: str) -> None:
         """Open a round with its plan."""
         with self._database.transaction() as change:
             change.execute(
                 "INSERT INTO rounds VALUES (?, ?, ?, ?, NULL, NULL, ?)",
                 (plan.round, plan.to_json(), json.dumps(dict(weights)), now, reason),
+            )
+            digest = hashlib.sha256(plan.to_json().encode()).hexdigest()
+            images = dict(sorted(weights.items()))
+            outbox.note(
+                change, "planned", round=plan.round, reason=reason, plan=plan.reason, digest=digest, images=images
             )
 
     def rounds(self, after: int = 0) -> list[Round]:
@@ -101,14 +115,27 @@ class Journal:
             str(reason),
         )
 
-    def commit_update(self, round: int, silo: str, segment: str, digest: bytes, now: float) -> bool:
-        """Note one committed segment; False if it was noted before."""
+    def commit_update(
+        self, round: int, silo: str, segment: str, digest: bytes, now: float, planned: Collection[str] = ()
+    ) -> bool:
+        """Note one committed segment; False if it was noted before.
+
+        With the last of ``planned``, all that the silo is to report, its update goes on record."""
         with self._database.transaction() as change:
             done = change.execute(
                 "INSERT OR IGNORE INTO updates VALUES (?, ?, ?, ?, ?)",
                 (round, silo, segment, digest.hex(), now),
             )
+            if done.rowcount > 0 and planned and set(planned) <= (known := self._digests(round, silo)).keys():
+                listed = "".join(f"{name} {each}\n" for name, each in sorted(known.items()))
+                whole = hashlib.sha256(listed.encode()).hexdigest()
+                outbox.note(change, "update", round=round, silo=silo, segments=len(known), digest=whole)
             return done.rowcount > 0
+
+    def _digests(self, round: int, silo: str) -> dict[str, str]:
+        """Of the segments that a silo has committed."""
+        query = "SELECT segment, digest FROM updates WHERE round = ? AND silo = ?"
+        return {str(segment): str(digest) for segment, digest in self._database.rows(query, (round, silo))}
 
     def updates(self, round: int) -> dict[str, set[str]]:
         """Committed segments by silo."""
@@ -120,13 +147,22 @@ class Journal:
     def reject(self, round: int, silo: str, reason: str) -> None:
         with self._database.transaction() as change:
             change.execute("INSERT OR REPLACE INTO rejections VALUES (?, ?, ?)", (round, silo, reason))
+            outbox.note(change, "rejected", round=round, silo=silo, reason=reason)
 
     def rejections(self, round: int) -> dict[str, str]:
         rows = self._database.rows("SELECT silo, reason FROM rejections WHERE round = ?", (round,))
         return {str(silo): str(reason) for silo, reason in rows}
 
-    def publish(self, versions: Mapping[str, int], round: int | None, silos: tuple[str, ...], now: float) -> None:
-        """Make versions current and, with them, close a round (none: these are the initial ones)."""
+    def publish(
+        self,
+        versions: Mapping[str, int],
+        round: int | None,
+        silos: tuple[str, ...],
+        now: float,
+        digests: Mapping[str, str] | None = None,
+    ) -> None:
+        """Make versions current and, with them, close a round (none: these are the initial ones). ``digests``: of each,
+        for the record."""
         with self._database.transaction() as change:
             change.executemany("INSERT OR REPLACE INTO versions VALUES (?, ?)", list(versions.items()))
             if round is not None:
@@ -134,6 +170,11 @@ class Journal:
                     "UPDATE rounds SET closed_at = ?, silos = ? WHERE round = ?",
                     (now, json.dumps(silos), round),
                 )
+            made = {
+                name: {"version": version, "digest": (digests or {}).get(name, "")}
+                for name, version in versions.items()
+            }
+            outbox.note(change, "published", round=round or 0, silos=list(silos), versions=made)
 
     def current(self) -> dict[str, int]:
         """The current version of every segment."""

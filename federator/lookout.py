@@ -53,3 +53,18 @@ def untold(federation: Federation, now: float) -> set[str]:
     last = {each.silo for each in federation.round.plan.assignments} if federation.round is not None else set()
     wanted = (last | federation.reachable(now)) - federation.evicted
     return {silo for silo in wanted if federation.journal.fact(f"told {silo}") is None}
+
+
+def left_out(federation: Federation, silo: str) -> str:
+    """Why the open round did not take this silo, where rounds take a sample; else empty."""
+    current = federation.round
+    if federation.config.rounds.sampled is None or current is None or federation.open_round() is None:
+        return ""
+    return "" if federation.assignment(silo) else f"not in round {current.round}: {current.plan.reason}"
+
+
+def told_finished(federation: Federation, silo: str) -> None:
+    """This silo knows that it is over."""
+    with federation.changed:
+        federation.journal.note(f"told {silo}", "finished")
+        federation.changed.notify_all()

@@ -11,16 +11,15 @@ from pathlib import Path
 import grpc
 
 from feddiff.core.store import write_atomic
-from feddiff.federator import upkeep
+from feddiff.federator import outbox, upkeep
 from feddiff.federator.federation import Federation
+from feddiff.federator.operators import CONSOLE
 from feddiff.federator.orders import Orders
 from feddiff.federator.standing import standings
 from feddiff.v1 import operator_pb2 as pb
 from feddiff.v1 import operator_pb2_grpc
 
 ADDRESS_FILE = "operator.address"
-CONSOLE = "console"
-"""Who gives an order over the socket: whoever is the federator's user on its machine."""
 _LONGEST_SOCKET = 100  # sun_path holds 108 bytes (unix(7))
 
 
@@ -111,5 +110,6 @@ def status(federation: Federation, live: bool) -> pb.StatusReply:
             config_digest=federation.config.digest,
             policy=federation.config.plan,
             plan=current.plan.reason if current else "",
+            audit=outbox.told(federation.database),
             **vars(outlook),
         )

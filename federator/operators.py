@@ -12,15 +12,19 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from feddiff.core.errors import ConfigError, IdentityError
 from feddiff.core.identity import check_name
+from feddiff.federator import outbox
 from feddiff.federator.database import Database
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS operators (
   name TEXT PRIMARY KEY, digest TEXT NOT NULL, issued_at REAL NOT NULL, expires_at REAL NOT NULL) WITHOUT ROWID;
 """
+CONSOLE = "console"
+"""Who orders from the federator's own machine, where only its user can. Nobody else may be called so."""
 PREFIX = "fdo1_"
 MAX_CHARACTERS = 256
 DAY_S = 86400.0
@@ -40,11 +44,15 @@ class Operators:
 
     def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
         self._database, self._clock = database, clock
-        database.define(SCHEMA)
+        database.define(SCHEMA + outbox.SCHEMA)
 
     def issue(self, name: str, days: float) -> str:
         """A new token; an earlier one of that name no longer holds. Raises ConfigError for what is no name."""
         check_name(name)
+        if name == CONSOLE:
+            raise ConfigError(
+                f"{CONSOLE} stands for the federator's own machine in the audit log; another name is needed"
+            )
         if not 0 < days <= 36_500:
             raise ConfigError(f"an operator's token lasts up to 36500 days, not {days:g}")
         token, now = PREFIX + secrets.token_urlsafe(32), self._clock()
@@ -52,6 +60,8 @@ class Operators:
             change.execute(
                 "INSERT OR REPLACE INTO operators VALUES (?, ?, ?, ?)", (name, _digest(token), now, now + days * DAY_S)
             )
+            until = datetime.fromtimestamp(now + days * DAY_S, UTC).isoformat(timespec="seconds")
+            outbox.note(change, "token", by=outbox.console(), operator=name, until=until)
         return token
 
     def check(self, token: str) -> str:
@@ -73,7 +83,10 @@ class Operators:
     def revoke(self, name: str) -> bool:
         """The operator's token no longer holds; False if there was none."""
         with self._database.transaction() as change:
-            return bool(change.execute("DELETE FROM operators WHERE name = ?", (name,)).rowcount)
+            gone = bool(change.execute("DELETE FROM operators WHERE name = ?", (name,)).rowcount)
+            if gone:
+                outbox.note(change, "withdrawn", by=outbox.console(), operator=name)
+            return gone
 
     def all(self) -> list[Operator]:
         """By name; expired ones too."""

@@ -29,6 +29,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from feddiff.core.config import Fixed, Policy
 from feddiff.core.errors import StoreError
+from feddiff.core.peers import Dealings
 from feddiff.core.segments import PARTS, UNET, Layout, Part
 from feddiff.core.sharing import SHARED, Sharing, share
 from feddiff.core.spool import Manifest
@@ -110,6 +111,8 @@ class Work:
     up: tuple[Manifest, ...]
     start: Mapping[str, int]
     personal: tuple[str, ...]
+    dealings: Dealings | None = None
+    """Where silos average for each other: with whom."""
 
 
 @dataclass(frozen=True)

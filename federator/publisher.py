@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 from feddiff.core import console, notify
 from feddiff.core.errors import StoreError
+from feddiff.core.fold import BadUpdate, Contribution
 from feddiff.core.spool import Transfer
 from feddiff.federator.federation import Federation
-from feddiff.federator.fold import BadUpdate, Contribution
 from feddiff.federator.journal import Round
 from feddiff.federator.weighting import LOSS, weigh, words
 

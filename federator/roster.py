@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from feddiff.core.errors import CertificateExpired, ConfigError, InvitationSpent, Revoked, UnknownSilo
+from feddiff.federator import outbox
 from feddiff.federator.certificates import Certificates
 from feddiff.federator.database import Database
 
@@ -45,7 +46,7 @@ class Roster:
 
     def __init__(self, database: Database) -> None:
         self._database, self.certificates = database, Certificates(database)
-        database.define(SCHEMA)
+        database.define(SCHEMA + outbox.SCHEMA)
 
     def invite(self, name: str, certificate: bytes, fingerprint: str, expires_at: float) -> None:
         """Expect a silo; an earlier invitation of this name no longer holds."""
@@ -54,6 +55,8 @@ class Roster:
                 "INSERT OR REPLACE INTO invitations VALUES (?, ?, ?, ?, NULL)",
                 (name, certificate, fingerprint, expires_at),
             )
+            until = datetime.fromtimestamp(expires_at, UTC).isoformat(timespec="seconds")
+            outbox.note(change, "invited", by=outbox.console(), name=name, invitation=fingerprint, until=until)
 
     def check_free(self, name: str) -> None:
         """Raises ConfigError for the name of a silo, or of one that is invited: nobody else may be called so."""
@@ -117,6 +120,7 @@ class Roster:
                 " serial = excluded.serial, enrolled_at = excluded.enrolled_at, evicted = NULL",
                 (name, str(serial), now),
             )
+            outbox.note(change, "enrolled", silo=name, serial=str(serial))
             self.certificates.settle(name, str(serial))
 
     def together(self) -> AbstractContextManager[sqlite3.Connection]:
@@ -142,6 +146,7 @@ class Roster:
                     " If that was not you, ask the federation to revoke it; else for a new invitation"
                 )
             change.execute("UPDATE silos SET serial = ? WHERE name = ?", (str(serial), name))
+            outbox.note(change, "renewed", silo=name, serial=str(serial), instead_of=silo.serial)
             self.certificates.settle(name, str(serial))
         return self.get(name)
 
@@ -173,7 +178,10 @@ class Roster:
     def withdraw(self, name: str) -> bool:
         """An invitation no longer holds; False if there is none."""
         with self._database.transaction() as change:
-            return bool(change.execute("DELETE FROM invitations WHERE name = ?", (name,)).rowcount)
+            gone = bool(change.execute("DELETE FROM invitations WHERE name = ?", (name,)).rowcount)
+            if gone:
+                outbox.note(change, "withdrawn", by=outbox.console(), invitation=name)
+            return gone
 
     def evict(self, name: str, reason: str) -> None:
         """Refuse a silo's certificate from now on. Raises ConfigError if there is no such silo."""
@@ -182,6 +190,7 @@ class Roster:
             # Its invitation could be used again with the same key, and would lift the eviction.
             change.execute("DELETE FROM invitations WHERE name = ?", (name,))
             self.certificates.forget(name)
+            outbox.note(change, "evicted", silo=name, reason=reason)
             if not done.rowcount:
                 known = ", ".join(silo.name for silo in self.silos()) or "none"
                 raise ConfigError(f"there is no silo {name!r}; enrolled: {known}")

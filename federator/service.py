@@ -16,12 +16,13 @@ import grpc
 from feddiff.core import wire
 from feddiff.core.errors import ProtocolError, StoreError
 from feddiff.core.transfer import Chunk, Commit, Receiver, Sender, batches
-from feddiff.federator import testimony
+from feddiff.federator import outbox, peering, testimony
 from feddiff.federator.federation import Federation
 from feddiff.federator.gate import Gate, Passage
 from feddiff.federator.intake import Intake
 from feddiff.federator.ledger import OVERHEAD, Direction, Entry
 from feddiff.federator.purse import afford
+from feddiff.federator.tasks import task
 from feddiff.federator.testimony import plain
 from feddiff.federator.traffic import Traffic
 from feddiff.v1 import federation_pb2 as pb
@@ -60,6 +61,7 @@ class FederationService(federation_pb2_grpc.FederationServicer):
         if request.samples:  # without any, it only asks for the rules: it cannot read its images before
             # First, for a round may open as soon as the silo is here, and its weight counts the images it accepts.
             self._federation.pool.consent(silo, request.accepts_pool)
+            peering.introduce(self._federation, silo, request.advertise)
             self._federation.join(
                 silo,
                 request.samples,
@@ -87,48 +89,16 @@ class FederationService(federation_pb2_grpc.FederationServicer):
         self._federation.hear(silo, self._held(silo, request.held))
         until = time.monotonic() + min(max(request.patience_s, 0.0), MAX_PATIENCE_S)
         with self._federation.changed:
-            task = self._task(silo)
-            while task.id == request.known_task and time.monotonic() < until and context.is_active():
+            found = task(self._federation, silo)
+            while found.id == request.known_task and time.monotonic() < until and context.is_active():
                 self._federation.changed.wait(min(1.0, until - time.monotonic()))
                 self._federation.hear(silo)
                 self._federation.roster.check(silo, wire.caller(context, "silo").serial)
-                task = self._task(silo)
-        task.renew = self._federation.roster.stale(silo)
+                found = task(self._federation, silo)
+        found.renew = self._federation.roster.stale(silo)
+        found.audit = outbox.told(self._federation.database)
         context.set_compression(grpc.Compression.Gzip)
-        return self._counted(silo, request, task)
-
-    def _task(self, silo: str) -> pb.Task:
-        federation = self._federation
-        if federation.finished:
-            rounds = len(federation.journal.rounds())
-            federation.told_finished(silo)
-            reason = federation.journal.fact("finished") or ""
-            return pb.Task(id="finished", reason=reason, finished=pb.Finished(rounds=rounds))
-        work = federation.work(silo)
-        if work is None:
-            if out := federation.verdicts.out(federation.upcoming).get(silo):
-                return pb.Task(
-                    id="filtered", reason=f"{out}; the federation's operator can reinstate it", wait=pb.Wait()
-                )
-            reason = federation.left_out(silo) or federation.decision.reason
-            return pb.Task(id="wait", reason=reason, wait=pb.Wait())
-        note, offered = federation.verdicts.note(silo, work.round), federation.pool.portion(silo)
-        return pb.Task(
-            id=f"round-{work.round}",
-            reason="; ".join((federation.decision.reason, *([note] if note else []))),
-            round=pb.RoundTask(
-                round=work.round,
-                down=[wire.manifest_to(manifest) for manifest in work.down],
-                up=[wire.manifest_to(manifest) for manifest in work.up],
-                personal=work.personal,
-                seed=federation.config.seed,
-                start=[
-                    pb.Held(segment=name, version=version, digest=federation.versions.digest(name, version))
-                    for name, version in work.start.items()
-                ],
-                pool=None if offered is None else wire.portion_to(offered),
-            ),
-        )
+        return self._counted(silo, request, found)
 
     def Fetch(  # noqa: N802
         self, request: transfer_pb2.FetchRequest, context: grpc.ServicerContext

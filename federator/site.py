@@ -1,6 +1,6 @@
 """A federator's folder before it serves: the CA, the server's certificate, the example config, invitations.
 
-ca.pem  ca.key  server.pem  server.key  federation.toml  address  lifetime    once served: federation.db and weights
+ca.pem  ca.key  server.pem  server.key  audit.key  federation.toml  address  lifetime    served: federation.db, weights
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from feddiff.core.errors import ConfigError, StoreError
 from feddiff.core.identity import Identity, Invitation, check_name, parse_address
 from feddiff.core.presets import PRESETS
 from feddiff.core.store import write_atomic
+from feddiff.federator import notary
 from feddiff.federator.authority import Authority
-from feddiff.federator.database import Database
 from feddiff.federator.measure import seconds
 from feddiff.federator.operators import Operators
 from feddiff.federator.roster import Roster
@@ -81,11 +81,13 @@ def init(folder: Path, name: str, preset: str, address: str, also: list[str], li
     if not (folder / "federation.toml").exists():
         text = _EXAMPLE.format(name=name, preset=preset, presets=" | ".join(PRESETS))
         write_atomic(folder / "federation.toml", text.encode())
+    signs = notary.found(folder)
     write_atomic(folder / "ca.pem", authority)
     write_atomic(folder / "ca.key", authority_key, mode=0o600)
     return (
         f"{folder} is ready for {name} at {host}:{port} (certificate names: {', '.join(names)})\n"
         f"its CA:  {trust.fingerprint(authority).hex()}\n"
+        f"the key of its audit log:  {signs}\n"
         f"next:  edit {folder / 'federation.toml'}\n"
         f"       feddiff-federator invite hospital-a --config {folder / 'federation.toml'}\n"
         f"       feddiff-federator serve --config {folder / 'federation.toml'}"
@@ -120,16 +122,10 @@ def invite(config: Path, name: str, expires: str) -> str:
     until = time.time() + seconds(expires, "--expires")
     secret = secrets.token_bytes(32)
     certificate, _ = pki.invitation_certificate(name, secret)
-    database = Database(folder / "federation.db")
-    if any(each.name == name for each in Operators(database).all()):
-        raise ConfigError(f"{name} is an operator's name; a silo needs another")
-    Roster(database).invite(
-        name,
-        certificate,
-        Identity.from_certificate(certificate).fingerprint,
-        until,
-    )
-    database.close()
+    with notary.attended(folder) as database:
+        if any(each.name == name for each in Operators(database).all()):
+            raise ConfigError(f"{name} is an operator's name; a silo needs another")
+        Roster(database).invite(name, certificate, Identity.from_certificate(certificate).fingerprint, until)
     return Invitation(
         name, joined(host, port), trust.fingerprint(Authority(folder).current.certificate), secret
     ).token()
@@ -140,12 +136,9 @@ def operator(config: Path, name: str, expires: str) -> str:
     rules.load(config)
     folder = config.resolve().parent
     address(folder)
-    database = Database(folder / "federation.db")
-    try:
+    with notary.attended(folder) as database:
         Roster(database).check_free(name)
         return Operators(database).issue(name, seconds(expires, "--expires") / 86400)
-    finally:
-        database.close()
 
 
 def invitation_text(token: str, name: str, expires: str) -> str:

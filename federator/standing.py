@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 
 from feddiff.federator.federation import Federation
+from feddiff.federator.lookout import left_out
 from feddiff.federator.planner import Assignment
 from feddiff.federator.roster import Silo
 
@@ -34,7 +35,7 @@ class Standing:
     out: bool
     """Whether the filter keeps it out, until an operator takes it back or its time is over."""
     note: str
-    """Why it is evicted, rejected, filtered out, or not in the round; else empty."""
+    """Why it is evicted, rejected, filtered out, not in the round, or averages nothing for others; else empty."""
     assignment: Assignment | None
     """Its part in the newest round, open or closed."""
     up: tuple[str, ...]
@@ -67,7 +68,9 @@ def standings(federation: Federation, now: float) -> list[Standing]:
         found = []
         for silo in silos:
             name, known = silo.name, federation.presence.get(silo.name)
-            sampled_out = "not sampled" if name in reachable and federation.left_out(name) else ""
+            apart = "not sampled" if name in reachable and left_out(federation, name) else ""
+            if federation.exchange is not None and (finding := federation.exchange.near.liar(name)):
+                apart = f"owns nothing: {finding}"
             found.append(
                 Standing(
                     silo=silo,
@@ -81,7 +84,7 @@ def standings(federation: Federation, now: float) -> list[Standing]:
                     steps=known.steps if known else 0,
                     silent_s=now - known.heard_at if known else math.nan,
                     out=name in out,
-                    note=silo.evicted or rejections.get(name, "") or notes.get(name, "") or sampled_out,
+                    note=silo.evicted or rejections.get(name, "") or notes.get(name, "") or apart,
                     assignment=assigned.get(name),
                     up=assigned[name].up if collecting and name in assigned else (),
                 )

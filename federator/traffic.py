@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
 
-from feddiff.core.spool import Transfer
+from feddiff.core.ranges import Encoded
 from feddiff.core.transfer import Chunk, Commit
 from feddiff.federator.ledger import OVERHEAD, Direction, Entry, Ledger
 
@@ -135,7 +135,7 @@ class Traffic:
             estimated=old.estimated or entry.estimated,
         )
 
-    def sent(self, round: int, silo: str, transfer: Transfer, part: Chunk | Commit, wire: int, seconds: float) -> None:
+    def sent(self, round: int, silo: str, transfer: Encoded, part: Chunk | Commit, wire: int, seconds: float) -> None:
         """Count one part of a downlink transfer; its commit makes the whole count, once for each silo."""
         manifest = transfer.manifest
         # What gRPC takes in no time still takes its time on the link: the kernel knows better.

@@ -18,6 +18,8 @@ from feddiff.federator.roster import Roster
 WARN_CA_DAYS = 90.0
 LOOK_S, WARN_S = 1.0, 60.0
 """How often files and rosters are looked at."""
+RENEWAL_S = 60.0
+"""Within which a silo that is here has renewed: it asks for its task every 25 s."""
 EVERY_S = 86400.0
 """How often a warning is repeated."""
 
@@ -51,21 +53,26 @@ class Upkeep:
         self._next_look = now + LOOK_S
         try:
             if self._authority.until is not None:
-                self._rotate(self._authority.until)
+                self._rotate(self._authority.until, self._authority.halfway or 0.0)
             if self._authority.renew_server():
                 log.info("the server's certificate is renewed: good for %.3g days", self._authority.server_days)
             self._roster.certificates.stage = self._authority.stage
+            attest(self._authority, self._roster)
             if now >= self._next_warning:
                 self._next_warning = now + WARN_S
                 self._warn()
         except (FedDiffError, OSError, sqlite3.Error) as error:
             self._say("upkeep", f"certificates cannot be looked after: {error}")
 
-    def _rotate(self, until: float) -> None:
+    def _rotate(self, until: float, halfway: float) -> None:
         self._roster.certificates.stage = self._authority.stage
-        now = self._clock()
-        behind, in_time = stale(self._roster), now < until
-        if in_time and (behind or self._authority.change_signer()):
+        now, behind = self._clock(), stale(self._roster)
+        in_time = now < until
+        if not self._authority.signs and (not behind or now >= halfway):
+            # If no federator ran for all of the second half, nobody could renew: they get as much time again.
+            self._authority.change_signer(until if in_time else now + max(until - halfway, RENEWAL_S))
+            return
+        if in_time and behind:
             return
         waiting = sorted({*behind, *self._roster.invited(now)})
         if in_time and waiting:
@@ -95,9 +102,22 @@ class Upkeep:
             log.warning("%s", text)
 
 
+def attest(authority: Authority, roster: Roster) -> None:
+    """Put on record which certificates the federation itself shows and trusts, if they have changed."""
+    coming = authority.next
+    ours = {"ca": authority.current.certificate, "server": authority.server[1]}
+    roster.certificates.attest(**ours, next=coming.certificate if coming else b"")
+
+
 def stale(roster: Roster) -> list[str]:
     """Silos that are in and have yet to renew, because the federation's CAs have changed."""
     return [each.name for each in roster.silos() if each.evicted is None and roster.stale(each.name)]
+
+
+def left_behind(authority: Authority, roster: Roster, now: float) -> list[str]:
+    """Who would need a new invitation if the CA's replacement ended now."""
+    silos = stale(roster) if authority.signs else [each.name for each in roster.silos() if each.evicted is None]
+    return sorted({*silos, *roster.invited(now)})
 
 
 def rotation(authority: Authority, roster: Roster, now: float) -> str:

@@ -7,11 +7,12 @@ warned and who is out is read off the newest verdict of each silo. Only the oper
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from feddiff.core.config import FederationConfig
 from feddiff.core.errors import ConfigError
 from feddiff.core.quality import OWN_IMAGES
+from feddiff.federator import outbox
 from feddiff.federator.database import Database
 from feddiff.federator.filtering import Verdict, judge
 from feddiff.federator.ledger import Reading
@@ -31,7 +32,7 @@ class Verdicts:
 
     def __init__(self, database: Database, config: FederationConfig) -> None:
         self._database, self._config = database, config
-        database.define(SCHEMA)
+        database.define(SCHEMA + outbox.SCHEMA)
 
     def all(self) -> list[Verdict]:
         """In the order in which they were given."""
@@ -63,11 +64,11 @@ class Verdicts:
                 rules.metric,
             )
         there = set(there) - self.out(round + 1).keys()
-        given = judge(rules, round, told, self.warned(), there, rounds.needed)
+        given = list(judge(rules, round, told, self.warned(), there, rounds.needed))
         self._add(given)
         for each in given:
             log.log(logging.INFO if each.kind == "cleared" else logging.WARNING, "%s", _words(each))
-        return list(given)
+        return given
 
     def warned(self) -> dict[str, str]:
         """Silos whose last reading was poor, and what it was."""
@@ -108,12 +109,15 @@ class Verdicts:
         )
         return {each.silo: each for each in (Verdict(*row) for row in self._database.rows(query))}
 
-    def _add(self, verdicts: Iterable[Verdict]) -> None:
+    def _add(self, verdicts: Sequence[Verdict]) -> None:
         with self._database.transaction() as change:
             change.executemany(
                 "INSERT INTO verdicts (round, silo, kind, finding, reason) VALUES (?, ?, ?, ?, ?)",
                 [(each.round, each.silo, each.kind, each.finding, each.reason) for each in verdicts],
             )
+            for each in verdicts:
+                facts = {"verdict": each.kind, "finding": each.finding, "reason": each.reason}
+                outbox.note(change, "verdict", round=each.round, silo=each.silo, **facts)
 
 
 def _words(verdict: Verdict) -> str:

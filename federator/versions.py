@@ -23,12 +23,13 @@ from feddiff.core.codec import CODECS
 from feddiff.core.config import FederationConfig
 from feddiff.core.errors import StoreError
 from feddiff.core.feedback import Feedback
+from feddiff.core.fold import Contribution, fold
+from feddiff.core.manifests import publication, update
+from feddiff.core.outer import Outer
 from feddiff.core.segments import Layout
 from feddiff.core.spool import Manifest, Spool, Transfer, checksum
 from feddiff.core.store import WeightsReader, WeightsWriter
 from feddiff.federator.average import average
-from feddiff.federator.fold import Contribution, fold
-from feddiff.federator.outer import Outer
 
 
 def route(held: int | None, target: int, deltas: Mapping[int, int], snapshot: int) -> tuple[int, ...]:
@@ -77,6 +78,10 @@ class Versions:
                 self._digests[segment, version] = reader.digest
         return self._digests.get((segment, version), "")
 
+    def pin(self, segment: str, version: int, digest: str) -> None:
+        """The digest of a version that silos made among themselves, and whose weights are not here."""
+        self._digests[segment, version] = digest
+
     def model(self, segment: str, version: int) -> Path:
         """What is drawn, exported and measured: a version's moving average if the rules want one, else the version."""
         if not self.config.outer.ema or not version:
@@ -94,22 +99,11 @@ class Versions:
 
         If that is empty, as it was published, or as the rules say if it was not.
         """
-        codec = self.config.codec
-        # A snapshot must bring the published bits exactly. Sums of rounded deltas are not rounded numbers themselves,
-        # so with a lossy delta codec only fp32 can carry them.
-        name = codec.of(segment, "down") if base >= 0 or not codec.delta else "fp32"
-        transfer = f"down.{segment}.{'x' if base < 0 else base}-{version}"
-        if base >= 0 and self.config.budget is not None:  # the plan of the round chose
-            name = chosen or self._published_as(transfer)[0] or name
-        return Manifest(
-            transfer,
-            segment,
-            base,
-            version,
-            name,
-            self.layout[segment].size,
-            codec.chunk_elements,
-        )
+        if self.config.budget is None:
+            chosen = ""
+        elif base >= 0:  # the plan of the round chose
+            chosen = chosen or self._published_as(f"down.{segment}.{base}-{version}")[0]
+        return publication(self.config.codec, segment, self.layout[segment].size, base, version, chosen)
 
     def _published_as(self, transfer: str) -> tuple[str, int]:
         """Codec and payload bytes of a published transfer; empty if it is not there."""
@@ -128,16 +122,7 @@ class Versions:
 
         If that is empty, as the rules say.
         """
-        codec = self.config.codec
-        return Manifest(
-            f"up.{round}.{silo}.{segment}",
-            segment,
-            base if codec.delta else -1,
-            round,
-            chosen or codec.of(segment, "up"),
-            self.layout[segment].size,
-            codec.chunk_elements,
-        )
+        return update(self.config.codec, round, silo, segment, self.layout[segment].size, base, chosen)
 
     def path(self, manifest: Manifest) -> Path:
         return manifest.path(self._published)

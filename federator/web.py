@@ -15,7 +15,7 @@ import json
 import logging
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from feddiff.core.errors import ConfigError, FedDiffError
 from feddiff.core.identity import check_host, parse_address
 from feddiff.federator.access import Access, Door, Refused, loopback
 from feddiff.federator.broadcast import Broadcast, Full
+from feddiff.federator.connection import SILENCE_S, Connection
 from feddiff.federator.database import Database
 from feddiff.federator.excerpt import Excerpts, Filter, Key
 from feddiff.federator.federation import Federation
@@ -43,11 +44,10 @@ from feddiff.federator.pictures import Pictures
 STATIC = Path(__file__).with_name("static")
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 MAX_BODY = 4096
-STALLED_S = 30.0
-"""A viewer that takes nothing for so long is let go."""
-CONNECTIONS = 128
 BUSY = 4
 """Questions to the ledger at once."""
+WHOLE = 2
+"""Threads for all who fetch the ledger as CSV: there may be a million rows between two that fit."""
 
 log = logging.getLogger("feddiff.federator")
 
@@ -68,9 +68,9 @@ class Stream:
             body = first
             while body and not gone.done():
                 message = {"type": "http.response.body", "body": body, "more_body": True}
-                await asyncio.wait_for(send(message), STALLED_S)
+                await asyncio.wait_for(send(message), SILENCE_S)
                 body = await anext(events, b"")
-            await asyncio.wait_for(send({"type": "http.response.body", "body": b""}), STALLED_S)
+            await asyncio.wait_for(send({"type": "http.response.body", "body": b""}), SILENCE_S)
         except Full as error:
             await JSONResponse({"error": str(error)}, 503)(scope, receive, send)
         except (Refused, TimeoutError):
@@ -91,6 +91,7 @@ class Application:
         self._orders, self._pictures = Orders(federation), Pictures(federation.folder)
         self.broadcast = Broadcast(Live(federation, database), self._pictures)
         self._excerpts, self._asking = Excerpts(self._databases[1]), threading.BoundedSemaphore(BUSY)
+        self._whole = asyncio.Semaphore(WHOLE)
         routes = [
             Route("/api/live", self._live),
             Route("/api/state", self._state),
@@ -129,10 +130,19 @@ class Application:
         finally:
             self._asking.release()
 
-    def _csv(self, request: Request) -> Response:
-        self._door.reader(request)
+    async def _csv(self, request: Request) -> Response:
+        await run_in_threadpool(self._door.reader, request)
         name = {"content-disposition": 'attachment; filename="ledger.csv"'}
-        return StreamingResponse(self._excerpts.csv(_filter(request)[0]), headers=name, media_type="text/csv")
+        return StreamingResponse(self._pieces(_filter(request)[0]), headers=name, media_type="text/csv")
+
+    async def _pieces(self, wanted: Filter) -> AsyncIterator[str]:
+        pieces = self._excerpts.csv(wanted)
+        while True:
+            async with self._whole:
+                piece = await run_in_threadpool(next, pieces, "")
+            if not piece:
+                return
+            yield piece
 
     def _grid(self, request: Request) -> Response:
         self._door.reader(request)
@@ -152,6 +162,8 @@ class Application:
         try:
             order = json.loads(body)
             what, silo, reason = (order.get(key, "") for key in ("what", "silo", "reason"))
+            for each in (what, silo, reason):
+                _utf8(each)
         except (ValueError, AttributeError, RecursionError):
             raise Refused(400, 'an order is JSON: {"what": "pause"}') from None
         if not all(isinstance(each, str) for each in (what, silo, reason)):
@@ -186,10 +198,10 @@ def serving(federation: Federation, bound: socket.socket, names: Sequence[str]) 
         proxy_headers=False,
         server_header=False,
         ws="none",
-        http="h11",
+        http=Connection,
+        backlog=32,  # asyncio takes as many before one of them is looked at
         loop="asyncio",
         h11_max_incomplete_event_size=16 << 10,
-        limit_concurrency=CONNECTIONS,
         timeout_keep_alive=15,
         timeout_graceful_shutdown=2,
     )
@@ -244,10 +256,15 @@ def _filter(request: Request) -> tuple[Filter, Key | None]:
     if asked.get("before"):
         try:
             round, silo, segment, direction = json.loads(asked["before"])
-            before = (min(int(round), 1 << 40), str(silo), str(segment), str(direction))
+            before = (min(max(int(round), 0), 1 << 40), _utf8(silo), _utf8(segment), _utf8(direction))
         except (ValueError, TypeError, RecursionError, OverflowError):
             raise Refused(400, "before is the key of a row, as `more` told it") from None
     return Filter(asked.get("silo"), asked.get("segment"), asked.get("direction"), first, last), before
+
+
+def _utf8(text: object) -> str:
+    """What the database takes: JSON may hold halves of characters. Raises UnicodeEncodeError, a ValueError."""
+    return str(text).encode().decode()
 
 
 def _number(text: str) -> bool:

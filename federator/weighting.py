@@ -19,8 +19,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from feddiff.core.fold import BadUpdate, Weight
 from feddiff.core.sections import WeightsConfig
-from feddiff.federator.fold import BadUpdate, Weight
 
 LOSS = "first_loss"
 """The metric that is F_k: the mean loss of the round's first local epoch, each batch's before its step, so the nearest

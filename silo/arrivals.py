@@ -17,6 +17,7 @@ from feddiff.core.transfer import Chunk, Commit, Receiver
 from feddiff.silo.client import Client
 from feddiff.silo.display import Display
 from feddiff.silo.local import Local
+from feddiff.silo.peers.circle import Circle
 from feddiff.silo.session import RoundWork
 
 if TYPE_CHECKING:
@@ -26,11 +27,29 @@ if TYPE_CHECKING:
 class Arrivals:
     """Of one silo."""
 
-    def __init__(self, local: Local, client: Client, display: Display) -> None:
-        self._local, self._client, self._display = local, client, display
+    def __init__(self, local: Local, client: Client, display: Display, circle: Circle | None = None) -> None:
+        """``circle``: this silo among others, where silos average for each other."""
+        self._local, self._client, self._display, self._circle = local, client, display, circle
 
     def fetch(self, work: RoundWork, manifests: Sequence[Manifest]) -> None:
-        """Bring the held versions to where the round starts from."""
+        """Bring the held versions to where the round starts from: of the federator, and what it has not, of others."""
+        sources = {} if work.dealings is None else work.dealings.sources
+        of_others = [each for each in manifests if each.transfer in sources and sources[each.transfer].silo]
+        if len(of_others) < len(manifests):
+            self._fetch(work, [each for each in manifests if each not in of_others])
+        if of_others and self._circle is not None:
+            self._display.begin(f"round {work.round} fetching", sum(each.elements for each in of_others))
+            try:
+                self._circle.gather(work, of_others, self.advance)
+            finally:
+                self._display.end()
+
+    def advance(self, part: Chunk | Commit, manifest: Manifest) -> None:
+        """Show a part that has gone or come."""
+        if isinstance(part, Chunk):
+            self._display.advance(manifest.count(part.index))
+
+    def _fetch(self, work: RoundWork, manifests: Sequence[Manifest]) -> None:
         local = self._local
         wanted: list[Manifest] = []
         for manifest in manifests:

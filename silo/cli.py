@@ -13,6 +13,7 @@ from pathlib import Path
 
 from feddiff.core import console
 from feddiff.silo import checkup
+from feddiff.silo.peers.options import add_listening, circle
 from feddiff.silo.source import Source, add_options
 
 
@@ -39,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument(
         "--processes", type=int, metavar="N", help="train with so many together (default: one for each GPU, or one)"
     )
+    add_listening(root)
     root.add_argument("--metrics", metavar="HOST:PORT", help="tell Prometheus here, e.g. 127.0.0.1:9465")
     root.add_argument("--verbose", action="store_true")
     root.add_argument("--log", choices=("text", "json"), default="text", help="how log lines look (default: text)")
@@ -252,13 +254,10 @@ def _take_part(options: argparse.Namespace) -> int:
     display = Display()
     client = Client(options.federator, folder)
     make_learner = partial(
-        ImageLearner,
-        data=data,
-        extractor=options.extractor,
-        processes=options.processes,
-        cache=folder / DECODED,
+        ImageLearner, data=data, extractor=options.extractor, processes=options.processes, cache=folder / DECODED
     )
-    silo = Silo(name, local, client, make_learner, display, options.accept_pool)
+    others = circle(options, name, local, client)
+    silo = Silo(name, local, client, make_learner, display, options.accept_pool, others)
     exposition = None if options.metrics is None else metrics.expose(options.metrics, folder, silo, client)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: silo.stop())
@@ -268,7 +267,7 @@ def _take_part(options: argparse.Namespace) -> int:
         if silo.run():
             rules = local.rules()
             last = "; its last model is the federator's to give (`feddiff-federator export`)"
-            print(f"{name}: the federation is finished{last if rules and rules.has_global_model else ''}")
+            console.tell(f"{name}: the federation is finished{last if rules and rules.has_global_model else ''}")
     finally:
         if exposition is not None:
             exposition.close()

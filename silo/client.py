@@ -13,9 +13,10 @@ from typing import Any
 
 import grpc
 
-from feddiff.core import pki, wire
+from feddiff.core import peer_wire, pki, wire
 from feddiff.core.errors import FedDiffError, FederatorUnavailable, ProtocolError, Revoked
 from feddiff.core.transfer import Chunk, Commit, Receiver, Sender, Standing, batches
+from feddiff.silo.heads import Heads
 from feddiff.silo.readings import Reading
 from feddiff.silo.renewal import Renewal
 from feddiff.silo.session import Held, RoundWork, Task
@@ -45,9 +46,13 @@ class Welcome:
 class Client:
     """A silo's connection. One caller at a time, except ``stop``."""
 
-    def __init__(self, address: str, folder: Path, renewal: Renewal | None = None) -> None:
-        """``renewal``: of another connection of the same silo, with which this one shares what it shows."""
-        self._address, self.renewal = address, renewal or Renewal(folder)
+    def __init__(
+        self, address: str, folder: Path, renewal: Renewal | None = None, service: Any = None, host: str = ""
+    ) -> None:
+        """``renewal``: of another connection of the same silo, with which this one shares what it shows. ``service``:
+        the stub's class, of another service. ``host``: the name that the certificate of another silo must have."""
+        self._address, self._service, self._host = address, service or federation_pb2_grpc.FederationStub, host
+        self.renewal, self._heads = renewal or Renewal(folder), Heads(folder)
         self.check_dates()
         self._running: Any = None
         self._stopped = threading.Event()
@@ -60,8 +65,9 @@ class Client:
     def _connect(self) -> None:
         mine = self._shown = self.renewal.credentials
         credentials = grpc.ssl_channel_credentials(mine.authorities, mine.key, mine.certificate)
-        self._channel = grpc.secure_channel(self._address, credentials, wire.CLIENT_OPTIONS)
-        self._stub = federation_pb2_grpc.FederationStub(self._channel)
+        named = [("grpc.ssl_target_name_override", self._host)] if self._host else []
+        self._channel = grpc.secure_channel(self._address, credentials, [*wire.CLIENT_OPTIONS, *named])
+        self._stub = self._service(self._channel)
 
     def check_dates(self) -> None:
         """Raises CertificateExpired: what a federator would only answer with a closed socket."""
@@ -69,7 +75,7 @@ class Client:
 
     def _renew(self) -> None:
         """Between two calls: renew the certificate if it is time, and go on with the newest."""
-        if self.renewal.due and self.renewal.lock.acquire(blocking=False):
+        if not self._host and self.renewal.due and self.renewal.lock.acquire(blocking=False):
             key = pki.make_key()
             request = enrollment_pb2.RenewRequest(request=pki.request_certificate(key, self.renewal.identity.name))
             try:
@@ -98,6 +104,7 @@ class Client:
         device: str,
         layout_digest: str,
         accepts_pool: bool = False,
+        advertise: str = "",
     ) -> Welcome:
         """Introduce the silo; returns the federation's rules. With 0 samples it only asks for the rules."""
         request = pb.JoinRequest(
@@ -109,6 +116,7 @@ class Client:
             device=device,
             layout_digest=layout_digest,
             accepts_pool=accepts_pool,
+            advertise=advertise,
         )
         reply = self._ask("Join", request, ANSWER_S)
         return Welcome(reply.config, reply.initial_digest, reply.statistics)
@@ -120,19 +128,22 @@ class Client:
         request = pb.TaskRequest(known_task=known, patience_s=PATIENCE_S, held=_held(held))
         reply = self._ask("GetTask", request, PATIENCE_S + ANSWER_S)
         self.renewal.asked |= reply.renew
+        self._heads.keep(reply.audit)
         if reply.WhichOneof("kind") != "round":
             return Task(reply.id, reply.reason, finished=reply.WhichOneof("kind") == "finished")
         wanted = {each.segment for each in reply.round.up} & set(reply.round.personal)
         if wanted:
             raise ProtocolError(f"the federator asks for {', '.join(sorted(wanted))}, which the plan says never leaves")
+        down = wire.manifests_from(reply.round.down)
         work = RoundWork(
             reply.round.round,
-            tuple(wire.manifests_from(reply.round.down)),
+            tuple(down),
             tuple(wire.manifests_from(reply.round.up)),
             {each.segment: Held(each.version, each.digest) for each in reply.round.start},
             tuple(reply.round.personal),
             reply.round.seed,
             wire.portion_from(reply.round.pool) if reply.round.HasField("pool") else None,
+            peer_wire.dealings_from(reply.round, down),
         )
         if public := [each.transfer for each in (*work.down, *work.up) if each.public]:
             raise ProtocolError(f"the federator counts {public[0]}, public images, among the weights")
@@ -153,9 +164,9 @@ class Client:
                 told(part)
 
     def submit(self, round: int, sender: Sender, told: Callable[[Chunk | Commit], None]) -> None:
-        """Send what the federator lacks of these transfers, and have each acknowledged; ``told`` hears of each part.
+        """Send what the other end lacks of these transfers, and have each acknowledged; ``told`` hears of each part.
 
-        Raises StoreError for a transfer that is damaged on this disk, and whatever the federator raises."""
+        Raises StoreError for a transfer that is damaged on this disk, and whatever the other end raises."""
         standing: queue.SimpleQueue[list[Standing] | None] = queue.SimpleQueue()
 
         failed: list[FedDiffError | OSError] = []
@@ -218,6 +229,10 @@ class Client:
                 yield pb.ContributeRequest(piece=data[start : start + wire.PIECE_BYTES])
 
         self._ask("Contribute", requests(), None)
+
+    def ask(self, method: str, request: Any, timeout: float = ANSWER_S) -> Any:
+        """One question of the service, by its name."""
+        return self._ask(method, request, timeout)
 
     def stop(self) -> None:
         """End whatever is under way; it raises FederatorUnavailable. Safe from any thread and signal handler."""

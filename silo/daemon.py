@@ -33,6 +33,7 @@ from feddiff.silo.display import Display
 from feddiff.silo.doing import Doing
 from feddiff.silo.learner import Learner, Lesson, training_seed
 from feddiff.silo.local import Local
+from feddiff.silo.peers.circle import Circle
 from feddiff.silo.pooled import admitted, agreed
 from feddiff.silo.pulse import Pulse
 from feddiff.silo.session import RoundWork, Task, next_step
@@ -56,10 +57,13 @@ class Silo:
         make_learner: Callable[[FederationConfig], Learner],
         display: Display,
         accept_pool: bool = False,
+        circle: Circle | None = None,
     ) -> None:
-        """``accept_pool``: consent to train on public images of the federator's."""
+        """``accept_pool``: consent to train on public images of the federator's. ``circle``: this silo among others;
+        without one it takes part in no federation whose silos send to each other."""
         self.name, self._local, self._client, self._display = name, local, client, display
-        self._make_learner, self._arrivals = make_learner, Arrivals(local, client, display)
+        self._circle = circle or Circle(name, local, "")
+        self._make_learner, self._arrivals = make_learner, Arrivals(local, client, display, self._circle)
         self.doing = Doing()
         self._learner: Learner | None = None
         self._witness: Witness | None = None
@@ -75,12 +79,17 @@ class Silo:
         notify.stopping("told to stop")
         self._stopping.set()
         self._client.stop()
+        self._circle.stop()
 
     def run(self) -> bool:
         """Take part until the federation is finished (True) or ``stop`` is called (False).
 
         Raises IdentityError, ConfigError, ProtocolError, DataError, StoreError: what a person must act on.
         """
+        with contextlib.closing(self._circle):
+            return self._run()
+
+    def _run(self) -> bool:
         joined, known = False, ""
         notify.ready("calling the federator")
         while not self._stopping.is_set():
@@ -98,6 +107,7 @@ class Silo:
                 known = task.id if task.work is None else ""
                 if task.finished:
                     return True
+                self._circle.tell()
                 if task.work is not None and not self._do(task, task.work):
                     known = ""
             except FederatorUnavailable as error:
@@ -114,6 +124,7 @@ class Silo:
         local = self._local
         welcome = self._client.join(0, {}, {}, "", "")
         config = self._config = local.adopt(welcome.rules)
+        self._circle.begin(config)
         self._feedback, self.doing.rounds = config.codec.feedback, config.rounds.count
         self._stays = lambda segment: stays(segment, config.plan, config.personal)
         self._report_wait = min(LONGEST_REPORT_WAIT_S, config.rounds.deadline / 4)
@@ -138,8 +149,11 @@ class Silo:
             else:
                 log.warning("the initial model made here is not the federator's: it is fetched")
         welcome = self._client.join(
-            learner.samples, learner.labels, local.held(), learner.device, learner.layout_digest, self._accepts
+            *(learner.samples, learner.labels, local.held(), learner.device, learner.layout_digest),
+            accepts_pool=self._accepts,
+            advertise=self._circle.advertise,
         )
+        self._circle.joined()
         if self._witness is not None:
             self._witness.contribute(statistics, welcome.statistics)
         log.info("%s is in %s with %d images (%s)", self.name, config.name, learner.samples, learner.device)
@@ -240,8 +254,11 @@ class Silo:
         encoder = ThreadPoolExecutor(1, "encode")
         ready = {each: encoder.submit(self._local.outgoing, work, each, self._feedback) for each in work.up}
         try:
-            with contextlib.closing(Sender(work.up, lambda manifest: ready[manifest].result())) as sender:
-                self._client.submit(work.round, sender, told)
+            if work.dealings is not None:
+                self._circle.deliver(work, lambda manifest: ready[manifest].result().path, self._arrivals.advance)
+            else:
+                with contextlib.closing(Sender(work.up, lambda manifest: ready[manifest].result())) as sender:
+                    self._client.submit(work.round, sender, told)
         except StoreError as error:
             encoder.shutdown(cancel_futures=True)
             if any(each.done() and not each.cancelled() and each.exception() for each in ready.values()):

@@ -19,16 +19,17 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 from feddiff.core import state
 from feddiff.core.codec import CODECS
 from feddiff.core.config import FederationConfig, parse
-from feddiff.core.errors import ConfigError, FedDiffError, NotFinite, StoreError
+from feddiff.core.errors import ConfigError, FedDiffError, NotFinite, ProtocolError, StoreError
 from feddiff.core.feedback import Feedback
 from feddiff.core.feedback import encode as feedback_encode
+from feddiff.core.gather import gather
 from feddiff.core.segments import F32
 from feddiff.core.spool import Manifest, Spool, Transfer, checksum, committed
 from feddiff.core.store import WeightsReader, WeightsWriter, save, write_atomic
@@ -139,6 +140,28 @@ class Local:
             if old != self._held(manifest.segment, manifest.version):
                 old.unlink()
 
+    def assemble(self, manifests: Sequence[Manifest]) -> None:
+        """Turn received ranges of one segment's version into a held version. The one before stays, to average from."""
+        ordered = sorted(manifests, key=lambda each: each.start)
+        last, places = ordered[-1], [each.path(self.inbox) for each in ordered]
+        base = None if last.absolute else self._held(last.segment, last.base_version)
+        size, target = last.start + last.elements, self._held(last.segment, last.version)
+        try:
+            if not gather(places, last.segment, size, target, base):
+                raise ProtocolError(f"the ranges of {last.segment} version {last.version} leave gaps")
+        except FedDiffError:
+            for place in places:
+                place.unlink(missing_ok=True)
+            raise
+        for place in places:
+            place.unlink()
+        for old in self._losses(last.segment) if last.absolute else ():
+            old.unlink()
+        kept = (target, self._held(last.segment, last.version - 1))
+        for path in (self.folder / "held").glob(f"{last.segment}@*.safetensors"):
+            if path not in kept:
+                path.unlink()
+
     def keep_initial(self, vectors: Mapping[str, F32], digest: str) -> bool:
         """Hold weights made here as version 0, if they are the federator's bit for bit. By segment, in layout order."""
         found = hashlib.sha256()
@@ -227,12 +250,13 @@ class Local:
             manifest.path(self.folder / "outbox").unlink(missing_ok=True)
 
     def tidy(self, work: RoundWork) -> None:
-        """Delete transfers of other rounds."""
+        """Delete transfers of other rounds. Other silos may want those of this round again."""
         public = () if work.pool is None or work.pool.digest == self.pooled.digest else (work.pool.manifest,)
         wanted = {m.transfer for m in (*work.up, *work.down, *public)}
         for box in ("inbox", "outbox"):
             for path in (self.folder / box).glob("*.transfer*"):
-                if path.name.removesuffix(".part").removesuffix(".transfer") not in wanted:
+                name = path.name.removesuffix(".part").removesuffix(".transfer")
+                if name not in wanted and not name.startswith(f"up.{work.round}."):
                     path.unlink()
 
 

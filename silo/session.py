@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from feddiff.core.peers import Dealings
 from feddiff.core.spool import Manifest
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class RoundWork:
     seed: int
     pool: Portion | None = None
     """Public images to train on too."""
+    dealings: Dealings | None = None
+    """Where silos average for each other: with whom."""
 
 
 @dataclass(frozen=True)

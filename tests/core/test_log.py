@@ -17,6 +17,7 @@ from feddiff.core.errors import ConfigError
 console.log_lines("verbose" in sys.argv, sys.argv[1])
 log = logging.getLogger("feddiff.silo")
 def run():
+    console.tell("round 1")
     log.debug("d"); log.info("i ü"); log.warning("w\\nsecond line")
     try:
         1 / 0
@@ -61,12 +62,14 @@ def test_a_person_gets_times(tmp_path: Path, journal: bool | None) -> None:
 
 
 def test_a_machine_gets_one_object_a_line(tmp_path: Path) -> None:
-    told = [json.loads(line) for line in said(tmp_path, "json", journal=True)[:3]]
+    told = [json.loads(line) for line in said(tmp_path, "json", journal=True)]
     assert [(each["level"], each["message"]) for each in told] == [
+        ("info", "round 1"),
         ("info", "i ü"),
         ("warning", "w\nsecond line"),
         ("error", "e"),
+        ("error", "feddiff-silo: The configuration is wrong: --data is missing"),
     ]
-    assert {each["logger"] for each in told} == {"feddiff.silo"}
+    assert {each["logger"] for each in told} == {"feddiff.silo", "feddiff"}
     assert all(each["time"].endswith("+00:00") for each in told)
-    assert "ZeroDivisionError" in told[2]["traceback"]
+    assert "ZeroDivisionError" in told[3]["traceback"]

@@ -8,17 +8,21 @@ process of its own; it logs like ``feddiff-silo``. A silo that is enrolled alrea
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from feddiff.core import console
 from feddiff.core.images import Images
+from feddiff.core.peers import kind_of
 from feddiff.core.segments import F32
+from feddiff.core.spool import Manifest
 from feddiff.silo import metrics
 from feddiff.silo.client import Client
 from feddiff.silo.daemon import Silo
@@ -26,6 +30,8 @@ from feddiff.silo.display import Display
 from feddiff.silo.gauge import Gauge
 from feddiff.silo.learner import Learned, Lesson, Told
 from feddiff.silo.local import Local, read_identity
+from feddiff.silo.peers.circle import Circle
+from feddiff.silo.peers.owner import Owner
 
 
 class Noise:
@@ -62,6 +68,33 @@ class Noise:
         return Learned(weights, None, dict(self.metrics))
 
 
+def die(phase: str) -> None:
+    """End this process, as nothing can be caught or flushed, the first time that it comes to a phase for others."""
+    took, folded, opened = Owner.take, Owner.fold, Owner.open
+
+    def kill() -> None:
+        print(f"killed in phase {phase}", flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def take(self: Owner, silo: str, *rest: Any) -> Any:
+        if phase == "take" and silo != self.name:
+            kill()
+        return took(self, silo, *rest)
+
+    def fold(self: Owner, *rest: Any) -> Any:
+        if phase == "fold":
+            kill()
+        return folded(self, *rest)
+
+    def open(self: Owner, silo: str, manifest: Manifest) -> Any:
+        given = "check" if manifest.transfer.startswith("up.") else "share" if kind_of(manifest) == "result" else ""
+        if phase == given and silo != self.name:
+            kill()
+        return opened(self, silo, manifest)
+
+    Owner.take, Owner.fold, Owner.open = take, fold, open  # type: ignore[method-assign]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("state", type=Path)
@@ -70,6 +103,8 @@ def main() -> int:
     parser.add_argument("--digest", required=True)
     parser.add_argument("--accept-pool", action="store_true")
     parser.add_argument("--seconds", type=float, default=0.0, help="how long each training takes")
+    parser.add_argument("--listen", default="", help="a port for other silos")
+    parser.add_argument("--die", default="", help="kill -9 at the first take, fold, check or share for others")
     parser.add_argument("--metrics", help="HOST:PORT, as of feddiff-silo")
     options = parser.parse_args()
     console.log_lines(verbose=False)
@@ -78,7 +113,11 @@ def main() -> int:
         name, _ = read_identity(options.state)
         client = Client(options.address, options.state)
         learner = Noise(options.samples, options.digest, lambda _: time.sleep(options.seconds))
-        silo = Silo(name, Local(options.state), client, lambda _: learner, Display(bars=False), options.accept_pool)
+        local = Local(options.state)
+        circle = Circle(name, local, options.address, options.listen, renewal=client.renewal)
+        if options.die:
+            die(options.die)
+        silo = Silo(name, local, client, lambda _: learner, Display(bars=False), options.accept_pool, circle)
         signal.signal(signal.SIGTERM, lambda *_: silo.stop())
         exposition = metrics.expose(options.metrics, options.state, silo, client) if options.metrics else None
         silo.run()

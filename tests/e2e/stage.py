@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -36,6 +37,7 @@ from feddiff.silo.daemon import Silo
 from feddiff.silo.display import Display
 from feddiff.silo.learner import training_seed
 from feddiff.silo.local import Local
+from feddiff.silo.peers.circle import Circle
 from feddiff.v1 import federation_pb2_grpc
 
 FEDERATOR, SILO = "feddiff.federator.cli", "feddiff.silo.cli"
@@ -98,6 +100,10 @@ class Process:
         self._child.terminate()
         return self._child.wait(20)
 
+    def limit_files(self, most: int) -> None:
+        """From now on it may have so many files open, connections included."""
+        resource.prlimit(self._child.pid, resource.RLIMIT_NOFILE, (most, most))
+
     def wait(self) -> int:
         return self._child.wait(PATIENCE_S)
 
@@ -115,6 +121,10 @@ class Hospital:
         """Round → what its training waits for."""
         self.learner = Noise(samples, stage.layout.digest, self._hold)
         self.accept_pool = False
+        self.listen = ""
+        """Its port for other silos, where the stage's rules want that."""
+        self.meet: Callable[[Circle], None] = lambda circle: None
+        """Called with what it has of other silos, before it runs."""
         self._silo: Silo | None = None
         self.error: BaseException | None = None
         self.finished = False
@@ -122,8 +132,12 @@ class Hospital:
     def start(self) -> Hospital:
         self._stage.enrol(self.name)
         local, client = Local(self.state), Client(self._stage.address, self.state)
+        circle = self.circle = Circle(
+            self.name, local, self._stage.address, self.listen, accept=self._stage.peers, renewal=client.renewal
+        )
+        self.meet(circle)
         silo = self._silo = Silo(
-            self.name, local, client, lambda _: self.learner, Display(bars=False), self.accept_pool
+            self.name, local, client, lambda _: self.learner, Display(bars=False), self.accept_pool, circle
         )
         self._stopping = threading.Event()
 
@@ -173,10 +187,10 @@ class Stage:
         folder.mkdir(parents=True, exist_ok=True)
         self.home = folder / "federator"
         self.rules = self.home / "federation.toml"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
+        self.peers = False
+        """Whether silos listen for each other."""
         self.layout: Layout
         self.processes: list[Process] = []
         self.hospitals: dict[str, Hospital] = {}
@@ -250,6 +264,8 @@ class Stage:
     def hospital(self, name: str, samples: int = 1) -> Hospital:
         """A silo in a thread, not started yet."""
         found = self.hospitals[name] = Hospital(self, name, samples)
+        if self.peers:
+            found.listen = f"127.0.0.1:{free_port()}"
         return found
 
     def noise(self, name: str, samples: int = 1, seconds: float = 0.0, *more: str) -> Process:
@@ -257,6 +273,8 @@ class Stage:
         state = self.enrol(name)
         script = str(Path(__file__).with_name("noise.py"))
         options = ("--samples", str(samples), "--digest", self.layout.digest, "--seconds", str(seconds))
+        if self.peers:
+            options += ("--listen", f"127.0.0.1:{free_port()}")
         return self.run(name, script, str(state), self.address, *options, *more)
 
     def call(self, module: str, *arguments: str, env: Mapping[str, str] | None = None) -> SimpleNamespace:
@@ -332,6 +350,13 @@ class Stage:
             if process.code is None:
                 process.kill()
         return "\n".join(f"== {log.name}\n{log.read_text()}" for log in sorted(self.folder.glob("*.log")))
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def images(folder: Path, count: int, seed: int) -> None:

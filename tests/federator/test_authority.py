@@ -17,7 +17,7 @@ from feddiff.federator import site
 from feddiff.federator.authority import Authority
 from feddiff.federator.database import Database
 from feddiff.federator.roster import Roster
-from feddiff.federator.upkeep import Upkeep, outlook, stale
+from feddiff.federator.upkeep import Upkeep, left_behind, outlook, stale
 
 LIFE = timedelta(days=30)
 
@@ -99,7 +99,8 @@ def test_while_the_ca_is_replaced_both_are_trusted_and_then_the_new_one_alone(fo
     assert trust.check_signed_by(authority.server[1], both[1], now).role == "federator"
     pki.issue_client(authority.current.certificate, authority.current.key, request(), "silo", "x", now)
     assert sorted(path.name for path in folder.iterdir()) == [
-        *("address", "ca.key", "ca.pem", "federation.toml", "lifetime", "server.key", "server.pem")
+        *("address", "audit.jsonl", "audit.key", "audit.pem", "ca.key", "ca.pem", "federation.toml", "lifetime"),
+        *("server.key", "server.pem"),
     ]
     with pytest.raises(ConfigError, match="is not being replaced"):
         other.finish()
@@ -170,6 +171,51 @@ def test_the_old_ca_goes_when_all_know_the_new_one_or_when_the_time_is_up(folder
     Upkeep(authority, roster, lambda: datetime.now(UTC).timestamp() + 3601).look()
     assert authority.next is None
     assert outlook(folder, roster).rotation == ""
+    database.close()
+
+
+def test_a_silo_that_is_away_locks_no_other_out(folder: Path) -> None:
+    database = Database(folder / "federation.db")
+    roster, authority = Roster(database), Authority(folder)
+    for name in ("hospital-a", "hospital-b"):
+        enrolled(roster, authority, name)
+    authority.replace(3600)
+    now = datetime.now(UTC).timestamp()
+
+    def look(after: float) -> None:
+        Upkeep(authority, roster, lambda: now + after).look()
+
+    look(0)
+    enrolled(roster, authority, "hospital-a")  # hospital-b is away
+    look(1700)
+    assert not authority.signs
+    assert left_behind(authority, roster, now) == ["hospital-a", "hospital-b"]
+    look(1900)
+    assert authority.signs
+    look(1901)
+    assert roster.stale("hospital-a"), "it is asked for a certificate that outlives the old CA"
+    enrolled(roster, authority, "hospital-a")
+    assert left_behind(authority, roster, now) == ["hospital-b"]
+    issued = authority.issue(request(), "hospital-a")
+    look(3590)
+    assert authority.next is not None
+    look(3610)
+    assert authority.next is None
+    assert trust.is_signed_by(issued, authority.bundle)
+    database.close()
+
+
+def test_if_the_federator_was_away_the_others_still_get_time_to_renew(folder: Path) -> None:
+    database = Database(folder / "federation.db")
+    roster, authority = Roster(database), Authority(folder)
+    enrolled(roster, authority, "hospital-a")
+    authority.replace(3600)
+    later = datetime.now(UTC).timestamp() + 7200
+    Upkeep(authority, roster, lambda: later).look()
+    Upkeep(authority, roster, lambda: later + 1700).look()
+    assert authority.signs
+    Upkeep(authority, roster, lambda: later + 1900).look()
+    assert authority.next is None
     database.close()
 
 

@@ -9,11 +9,11 @@ import pytest
 
 from feddiff.core.config import FederationConfig, from_table
 from feddiff.core.errors import ConfigError, StoreError
+from feddiff.core.fold import Contribution
 from feddiff.core.segments import F32, cut
 from feddiff.core.spool import Spool, Transfer, checksum
 from feddiff.core.store import WeightsReader, save
 from feddiff.federator.average import average, decay
-from feddiff.federator.fold import Contribution
 from feddiff.federator.versions import Versions
 
 SEGMENT, SIZE = "bottleneck", 2500

@@ -50,12 +50,12 @@ def test_a_watched_process_logs_handshakes_and_passes_everything_else_on() -> No
         "import logging, os, sys, time; from feddiff.federator import handshakes\n"
         "handshakes.watch(); logging.basicConfig(format='LOG %(name)s %(message)s')\n"
         f"for line in ({core!r}, {quiet!r}, {loud!r}, 'from elsewhere'): os.write(2, line.encode() + b'\\n')\n"
-        "print('from python', file=sys.stderr); time.sleep(0.5)\n"
+        "print('from python \\udcff', file=sys.stderr); time.sleep(0.5)\n"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr
     assert sorted(said.splitlines()) == [
         loud,
         "LOG feddiff.federator.tls refused a connection: the client shows no certificate",
         "from elsewhere",
-        "from python",
+        "from python \\udcff",
     ]

@@ -20,13 +20,13 @@ from feddiff.core import pki, wire
 from feddiff.core.codec import CODECS
 from feddiff.core.config import from_table
 from feddiff.core.errors import InvitationSpent, ProtocolError, Revoked, StoreError
+from feddiff.core.fold import Contribution
 from feddiff.core.identity import Identity
 from feddiff.core.segments import F32, cut
 from feddiff.core.spool import Spool, Transfer, checksum
 from feddiff.core.store import WeightsReader, save
 from feddiff.federator.database import Database
 from feddiff.federator.federation import Federation
-from feddiff.federator.fold import Contribution
 from feddiff.federator.intake import Intake
 from feddiff.federator.ledger import Entry, Ledger
 from feddiff.federator.lookout import look

@@ -295,6 +295,31 @@ def test_viewers_hear_all_at_first_and_then_what_changes(federation: Federation)
     asyncio.run(look_on())
 
 
+def test_who_may_no_longer_look_goes_however_much_there_is_to_tell(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broadcast, "HEARTBEAT_S", 0.0)
+    monkeypatch.setattr(broadcast, "TICK_S", 0.0)
+    asked: list[int] = []
+
+    def twice() -> None:
+        asked.append(1)
+        if len(asked) > 1:
+            raise PermissionError
+
+    async def look_on() -> None:
+        sender = Broadcast(looking(federation), Pictures(federation.folder))
+        viewer = sender.follow(twice)
+        for number in (1, 2):
+            assert "live" in events(await anext(viewer))
+            opens(federation) if number == 1 else closes(federation)
+            await sender.state()  # there is news
+        with pytest.raises(PermissionError):
+            await anext(viewer)
+
+    asyncio.run(look_on())
+
+
 def test_viewers_are_bounded_and_leave_when_they_may_no_longer_look(
     federation: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,10 +9,10 @@ import pytest
 
 from feddiff.core.codec import CODECS
 from feddiff.core.config import FederationConfig, from_table
+from feddiff.core.fold import Contribution
 from feddiff.core.segments import F32, cut
 from feddiff.core.spool import Spool, Transfer, checksum
 from feddiff.core.store import WeightsReader, save
-from feddiff.federator.fold import Contribution
 from feddiff.federator.versions import Versions, bound
 
 LAYOUT = cut([("mid_block.a", (2500,))])

@@ -12,13 +12,13 @@ import pytest
 
 from feddiff.core.codec import CODECS
 from feddiff.core.config import from_table
+from feddiff.core.fold import BadUpdate
 from feddiff.core.sections import WeightsConfig
 from feddiff.core.segments import F32, cut
 from feddiff.core.spool import Spool, checksum
 from feddiff.core.store import WeightsReader, save
 from feddiff.federator.database import Database
 from feddiff.federator.federation import Federation
-from feddiff.federator.fold import BadUpdate
 from feddiff.federator.ledger import Entry
 from feddiff.federator.publisher import Publisher
 from feddiff.federator.weighting import LOSS

@@ -15,7 +15,7 @@ from feddiff.core.quality import OWN_IMAGES, Measured
 from feddiff.core.segments import cut
 from feddiff.federator.database import Database
 from feddiff.federator.federation import Federation
-from feddiff.federator.lookout import look
+from feddiff.federator.lookout import left_out, look
 from feddiff.federator.operator import status
 from feddiff.federator.verdicts import Verdicts
 
@@ -75,7 +75,7 @@ def test_what_was_decided_outlives_the_process_and_is_not_decided_again(tmp_path
     federation = running(tmp_path)
     assert [*federation.verdicts.out(3)] == [C]
     assert closes(federation, {A: 0.9, B: 0.5}) == [A, B]
-    assert federation.left_out(C) == ""
+    assert left_out(federation, C) == ""
 
 
 def test_a_round_is_closed_with_its_verdicts_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from feddiff.core.codec import CODECS
 from feddiff.core.config import FederationConfig, from_table
 from feddiff.core.errors import StoreError
+from feddiff.core.fold import BadUpdate, Contribution
 from feddiff.core.quantize import QUANTISERS
 from feddiff.core.segments import F32, cut
 from feddiff.core.spool import Spool, Transfer, checksum
 from feddiff.core.store import WeightsReader, save
 from feddiff.core.transfer import Chunk, Receiver, Sender
-from feddiff.federator.fold import BadUpdate, Contribution
 from feddiff.federator.versions import Versions, route
 from feddiff.silo.local import Local
 

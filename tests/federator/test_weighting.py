@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from feddiff.core.fold import BadUpdate
 from feddiff.core.sections import WeightsConfig
-from feddiff.federator.fold import BadUpdate
 from feddiff.federator.weighting import weigh, words
 
 IMAGES = {"a": 10, "b": 30}

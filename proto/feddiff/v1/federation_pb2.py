@@ -22,10 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from feddiff.v1 import peer_pb2 as feddiff_dot_v1_dot_peer__pb2
 from feddiff.v1 import transfer_pb2 as feddiff_dot_v1_dot_transfer__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x66\x65\x64\x64iff/v1/federation.proto\x12\nfeddiff.v1\x1a\x19\x66\x65\x64\x64iff/v1/transfer.proto\"8\n\x04Held\x12\x0f\n\x07segment\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\"\x83\x02\n\x0bJoinRequest\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x10\n\x08software\x18\x02 \x01(\t\x12\x0f\n\x07samples\x18\x03 \x01(\x04\x12\x33\n\x06labels\x18\x04 \x03(\x0b\x32#.feddiff.v1.JoinRequest.LabelsEntry\x12\x1e\n\x04held\x18\x05 \x03(\x0b\x32\x10.feddiff.v1.Held\x12\x0e\n\x06\x64\x65vice\x18\x06 \x01(\t\x12\x15\n\rlayout_digest\x18\x07 \x01(\t\x12\x14\n\x0c\x61\x63\x63\x65pts_pool\x18\x08 \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\xad\x01\n\tJoinReply\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x10\n\x08software\x18\x02 \x01(\t\x12\x12\n\nfederation\x18\x03 \x01(\t\x12\x0e\n\x06\x63onfig\x18\x04 \x01(\x0c\x12\x15\n\rconfig_digest\x18\x05 \x01(\t\x12\x15\n\rlayout_digest\x18\x06 \x01(\t\x12\x16\n\x0einitial_digest\x18\x07 \x01(\t\x12\x12\n\nstatistics\x18\x08 \x01(\t\"U\n\x0bTaskRequest\x12\x12\n\nknown_task\x18\x01 \x01(\t\x12\x12\n\npatience_s\x18\x02 \x01(\x02\x12\x1e\n\x04held\x18\x03 \x03(\x0b\x32\x10.feddiff.v1.Held\"\xad\x01\n\x04Task\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12 \n\x04wait\x18\x03 \x01(\x0b\x32\x10.feddiff.v1.WaitH\x00\x12&\n\x05round\x18\x04 \x01(\x0b\x32\x15.feddiff.v1.RoundTaskH\x00\x12(\n\x08\x66inished\x18\x05 \x01(\x0b\x32\x14.feddiff.v1.FinishedH\x00\x12\r\n\x05renew\x18\t \x01(\x08\x42\x06\n\x04kind\"\x06\n\x04Wait\"\xc4\x01\n\tRoundTask\x12\r\n\x05round\x18\x01 \x01(\x03\x12\"\n\x04\x64own\x18\x02 \x03(\x0b\x32\x14.feddiff.v1.Manifest\x12 \n\x02up\x18\x03 \x03(\x0b\x32\x14.feddiff.v1.Manifest\x12\x10\n\x08personal\x18\x04 \x03(\t\x12\x0c\n\x04seed\x18\x05 \x01(\x03\x12\x1f\n\x05start\x18\x06 \x03(\x0b\x32\x10.feddiff.v1.Held\x12!\n\x04pool\x18\x07 \x01(\x0b\x32\x13.feddiff.v1.Portion\"A\n\x07Portion\x12&\n\x08manifest\x18\x01 \x01(\x0b\x32\x14.feddiff.v1.Manifest\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\"\x1a\n\x08\x46inished\x12\x0e\n\x06rounds\x18\x01 \x01(\x03\"\xb3\x01\n\rReportRequest\x12\r\n\x05round\x18\x01 \x01(\x03\x12\r\n\x05phase\x18\x02 \x01(\t\x12\x0c\n\x04step\x18\x03 \x01(\x04\x12\r\n\x05steps\x18\x04 \x01(\x04\x12\x37\n\x07metrics\x18\x05 \x03(\x0b\x32&.feddiff.v1.ReportRequest.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"=\n\x0bReportReply\x12\x0f\n\x07\x61\x62\x61ndon\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05renew\x18\t \x01(\x08\"\xb3\x01\n\x08Measured\x12\x0e\n\x06metric\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x13\n\x06spread\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07samples\x18\x04 \x01(\x04\x12\x11\n\treference\x18\x05 \x01(\x04\x12\x0f\n\x07\x61gainst\x18\x06 \x01(\t\x12\x11\n\textractor\x18\x07 \x01(\t\x12\x0e\n\x06\x64igest\x18\x08 \x01(\t\x12\x10\n\x08\x63\x61utions\x18\t \x03(\tB\t\n\x07_spread\"T\n\x0eMeasureRequest\x12\r\n\x05round\x18\x01 \x01(\x03\x12%\n\x07numbers\x18\x02 \x03(\x0b\x32\x14.feddiff.v1.Measured\x12\x0c\n\x04grid\x18\x03 \x01(\x0c\"\x0e\n\x0cMeasureReply\"\x89\x01\n\x11\x43ontributeRequest\x12\x34\n\x05offer\x18\x01 \x01(\x0b\x32#.feddiff.v1.ContributeRequest.OfferH\x00\x12\x0f\n\x05piece\x18\x02 \x01(\x0cH\x00\x1a%\n\x05Offer\x12\x0c\n\x04size\x18\x01 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x02 \x01(\tB\x06\n\x04part\"\x11\n\x0f\x43ontributeReply2\xc4\x03\n\nFederation\x12\x36\n\x04Join\x12\x17.feddiff.v1.JoinRequest\x1a\x15.feddiff.v1.JoinReply\x12\x34\n\x07GetTask\x12\x17.feddiff.v1.TaskRequest\x1a\x10.feddiff.v1.Task\x12;\n\x05\x46\x65tch\x12\x18.feddiff.v1.FetchRequest\x1a\x16.feddiff.v1.FetchReply0\x01\x12@\n\x06Submit\x12\x19.feddiff.v1.SubmitRequest\x1a\x17.feddiff.v1.SubmitReply(\x01\x30\x01\x12<\n\x06Report\x12\x19.feddiff.v1.ReportRequest\x1a\x17.feddiff.v1.ReportReply\x12?\n\x07Measure\x12\x1a.feddiff.v1.MeasureRequest\x1a\x18.feddiff.v1.MeasureReply\x12J\n\nContribute\x12\x1d.feddiff.v1.ContributeRequest\x1a\x1b.feddiff.v1.ContributeReply(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x66\x65\x64\x64iff/v1/federation.proto\x12\nfeddiff.v1\x1a\x15\x66\x65\x64\x64iff/v1/peer.proto\x1a\x19\x66\x65\x64\x64iff/v1/transfer.proto\"8\n\x04Held\x12\x0f\n\x07segment\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\"\x96\x02\n\x0bJoinRequest\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x10\n\x08software\x18\x02 \x01(\t\x12\x0f\n\x07samples\x18\x03 \x01(\x04\x12\x33\n\x06labels\x18\x04 \x03(\x0b\x32#.feddiff.v1.JoinRequest.LabelsEntry\x12\x1e\n\x04held\x18\x05 \x03(\x0b\x32\x10.feddiff.v1.Held\x12\x0e\n\x06\x64\x65vice\x18\x06 \x01(\t\x12\x15\n\rlayout_digest\x18\x07 \x01(\t\x12\x14\n\x0c\x61\x63\x63\x65pts_pool\x18\x08 \x01(\x08\x12\x11\n\tadvertise\x18\t \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\xad\x01\n\tJoinReply\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x10\n\x08software\x18\x02 \x01(\t\x12\x12\n\nfederation\x18\x03 \x01(\t\x12\x0e\n\x06\x63onfig\x18\x04 \x01(\x0c\x12\x15\n\rconfig_digest\x18\x05 \x01(\t\x12\x15\n\rlayout_digest\x18\x06 \x01(\t\x12\x16\n\x0einitial_digest\x18\x07 \x01(\t\x12\x12\n\nstatistics\x18\x08 \x01(\t\"U\n\x0bTaskRequest\x12\x12\n\nknown_task\x18\x01 \x01(\t\x12\x12\n\npatience_s\x18\x02 \x01(\x02\x12\x1e\n\x04held\x18\x03 \x03(\x0b\x32\x10.feddiff.v1.Held\"\xbc\x01\n\x04Task\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12 \n\x04wait\x18\x03 \x01(\x0b\x32\x10.feddiff.v1.WaitH\x00\x12&\n\x05round\x18\x04 \x01(\x0b\x32\x15.feddiff.v1.RoundTaskH\x00\x12(\n\x08\x66inished\x18\x05 \x01(\x0b\x32\x14.feddiff.v1.FinishedH\x00\x12\r\n\x05renew\x18\t \x01(\x08\x12\r\n\x05\x61udit\x18\x0c \x01(\tB\x06\n\x04kind\"\x06\n\x04Wait\"\xbf\x02\n\tRoundTask\x12\r\n\x05round\x18\x01 \x01(\x03\x12\"\n\x04\x64own\x18\x02 \x03(\x0b\x32\x14.feddiff.v1.Manifest\x12 \n\x02up\x18\x03 \x03(\x0b\x32\x14.feddiff.v1.Manifest\x12\x10\n\x08personal\x18\x04 \x03(\t\x12\x0c\n\x04seed\x18\x05 \x01(\x03\x12\x1f\n\x05start\x18\x06 \x03(\x0b\x32\x10.feddiff.v1.Held\x12!\n\x04pool\x18\x07 \x01(\x0b\x32\x13.feddiff.v1.Portion\x12\x10\n\x08revision\x18\x08 \x01(\x04\x12\x1f\n\x05peers\x18\t \x03(\x0b\x32\x10.feddiff.v1.Peer\x12!\n\x06owners\x18\n \x03(\x0b\x32\x11.feddiff.v1.Owned\x12#\n\x07sources\x18\x0b \x03(\x0b\x32\x12.feddiff.v1.Source\"A\n\x07Portion\x12&\n\x08manifest\x18\x01 \x01(\x0b\x32\x14.feddiff.v1.Manifest\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\"\x1a\n\x08\x46inished\x12\x0e\n\x06rounds\x18\x01 \x01(\x03\"\xb3\x01\n\rReportRequest\x12\r\n\x05round\x18\x01 \x01(\x03\x12\r\n\x05phase\x18\x02 \x01(\t\x12\x0c\n\x04step\x18\x03 \x01(\x04\x12\r\n\x05steps\x18\x04 \x01(\x04\x12\x37\n\x07metrics\x18\x05 \x03(\x0b\x32&.feddiff.v1.ReportRequest.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"=\n\x0bReportReply\x12\x0f\n\x07\x61\x62\x61ndon\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05renew\x18\t \x01(\x08\"\xb3\x01\n\x08Measured\x12\x0e\n\x06metric\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x13\n\x06spread\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07samples\x18\x04 \x01(\x04\x12\x11\n\treference\x18\x05 \x01(\x04\x12\x0f\n\x07\x61gainst\x18\x06 \x01(\t\x12\x11\n\textractor\x18\x07 \x01(\t\x12\x0e\n\x06\x64igest\x18\x08 \x01(\t\x12\x10\n\x08\x63\x61utions\x18\t \x03(\tB\t\n\x07_spread\"T\n\x0eMeasureRequest\x12\r\n\x05round\x18\x01 \x01(\x03\x12%\n\x07numbers\x18\x02 \x03(\x0b\x32\x14.feddiff.v1.Measured\x12\x0c\n\x04grid\x18\x03 \x01(\x0c\"\x0e\n\x0cMeasureReply\"\x89\x01\n\x11\x43ontributeRequest\x12\x34\n\x05offer\x18\x01 \x01(\x0b\x32#.feddiff.v1.ContributeRequest.OfferH\x00\x12\x0f\n\x05piece\x18\x02 \x01(\x0cH\x00\x1a%\n\x05Offer\x12\x0c\n\x04size\x18\x01 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x02 \x01(\tB\x06\n\x04part\"\x11\n\x0f\x43ontributeReply2\xc4\x03\n\nFederation\x12\x36\n\x04Join\x12\x17.feddiff.v1.JoinRequest\x1a\x15.feddiff.v1.JoinReply\x12\x34\n\x07GetTask\x12\x17.feddiff.v1.TaskRequest\x1a\x10.feddiff.v1.Task\x12;\n\x05\x46\x65tch\x12\x18.feddiff.v1.FetchRequest\x1a\x16.feddiff.v1.FetchReply0\x01\x12@\n\x06Submit\x12\x19.feddiff.v1.SubmitRequest\x1a\x17.feddiff.v1.SubmitReply(\x01\x30\x01\x12<\n\x06Report\x12\x19.feddiff.v1.ReportRequest\x1a\x17.feddiff.v1.ReportReply\x12?\n\x07Measure\x12\x1a.feddiff.v1.MeasureRequest\x1a\x18.feddiff.v1.MeasureReply\x12J\n\nContribute\x12\x1d.feddiff.v1.ContributeRequest\x1a\x1b.feddiff.v1.ContributeReply(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,44 +37,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOINREQUEST_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_REPORTREQUEST_METRICSENTRY']._loaded_options = None
   _globals['_REPORTREQUEST_METRICSENTRY']._serialized_options = b'8\001'
-  _globals['_HELD']._serialized_start=70
-  _globals['_HELD']._serialized_end=126
-  _globals['_JOINREQUEST']._serialized_start=129
-  _globals['_JOINREQUEST']._serialized_end=388
-  _globals['_JOINREQUEST_LABELSENTRY']._serialized_start=343
-  _globals['_JOINREQUEST_LABELSENTRY']._serialized_end=388
-  _globals['_JOINREPLY']._serialized_start=391
-  _globals['_JOINREPLY']._serialized_end=564
-  _globals['_TASKREQUEST']._serialized_start=566
-  _globals['_TASKREQUEST']._serialized_end=651
-  _globals['_TASK']._serialized_start=654
-  _globals['_TASK']._serialized_end=827
-  _globals['_WAIT']._serialized_start=829
-  _globals['_WAIT']._serialized_end=835
-  _globals['_ROUNDTASK']._serialized_start=838
-  _globals['_ROUNDTASK']._serialized_end=1034
-  _globals['_PORTION']._serialized_start=1036
-  _globals['_PORTION']._serialized_end=1101
-  _globals['_FINISHED']._serialized_start=1103
-  _globals['_FINISHED']._serialized_end=1129
-  _globals['_REPORTREQUEST']._serialized_start=1132
-  _globals['_REPORTREQUEST']._serialized_end=1311
-  _globals['_REPORTREQUEST_METRICSENTRY']._serialized_start=1265
-  _globals['_REPORTREQUEST_METRICSENTRY']._serialized_end=1311
-  _globals['_REPORTREPLY']._serialized_start=1313
-  _globals['_REPORTREPLY']._serialized_end=1374
-  _globals['_MEASURED']._serialized_start=1377
-  _globals['_MEASURED']._serialized_end=1556
-  _globals['_MEASUREREQUEST']._serialized_start=1558
-  _globals['_MEASUREREQUEST']._serialized_end=1642
-  _globals['_MEASUREREPLY']._serialized_start=1644
-  _globals['_MEASUREREPLY']._serialized_end=1658
-  _globals['_CONTRIBUTEREQUEST']._serialized_start=1661
-  _globals['_CONTRIBUTEREQUEST']._serialized_end=1798
-  _globals['_CONTRIBUTEREQUEST_OFFER']._serialized_start=1753
-  _globals['_CONTRIBUTEREQUEST_OFFER']._serialized_end=1790
-  _globals['_CONTRIBUTEREPLY']._serialized_start=1800
-  _globals['_CONTRIBUTEREPLY']._serialized_end=1817
-  _globals['_FEDERATION']._serialized_start=1820
-  _globals['_FEDERATION']._serialized_end=2272
+  _globals['_HELD']._serialized_start=93
+  _globals['_HELD']._serialized_end=149
+  _globals['_JOINREQUEST']._serialized_start=152
+  _globals['_JOINREQUEST']._serialized_end=430
+  _globals['_JOINREQUEST_LABELSENTRY']._serialized_start=385
+  _globals['_JOINREQUEST_LABELSENTRY']._serialized_end=430
+  _globals['_JOINREPLY']._serialized_start=433
+  _globals['_JOINREPLY']._serialized_end=606
+  _globals['_TASKREQUEST']._serialized_start=608
+  _globals['_TASKREQUEST']._serialized_end=693
+  _globals['_TASK']._serialized_start=696
+  _globals['_TASK']._serialized_end=884
+  _globals['_WAIT']._serialized_start=886
+  _globals['_WAIT']._serialized_end=892
+  _globals['_ROUNDTASK']._serialized_start=895
+  _globals['_ROUNDTASK']._serialized_end=1214
+  _globals['_PORTION']._serialized_start=1216
+  _globals['_PORTION']._serialized_end=1281
+  _globals['_FINISHED']._serialized_start=1283
+  _globals['_FINISHED']._serialized_end=1309
+  _globals['_REPORTREQUEST']._serialized_start=1312
+  _globals['_REPORTREQUEST']._serialized_end=1491
+  _globals['_REPORTREQUEST_METRICSENTRY']._serialized_start=1445
+  _globals['_REPORTREQUEST_METRICSENTRY']._serialized_end=1491
+  _globals['_REPORTREPLY']._serialized_start=1493
+  _globals['_REPORTREPLY']._serialized_end=1554
+  _globals['_MEASURED']._serialized_start=1557
+  _globals['_MEASURED']._serialized_end=1736
+  _globals['_MEASUREREQUEST']._serialized_start=1738
+  _globals['_MEASUREREQUEST']._serialized_end=1822
+  _globals['_MEASUREREPLY']._serialized_start=1824
+  _globals['_MEASUREREPLY']._serialized_end=1838
+  _globals['_CONTRIBUTEREQUEST']._serialized_start=1841
+  _globals['_CONTRIBUTEREQUEST']._serialized_end=1978
+  _globals['_CONTRIBUTEREQUEST_OFFER']._serialized_start=1933
+  _globals['_CONTRIBUTEREQUEST_OFFER']._serialized_end=1970
+  _globals['_CONTRIBUTEREPLY']._serialized_start=1980
+  _globals['_CONTRIBUTEREPLY']._serialized_end=1997
+  _globals['_FEDERATION']._serialized_start=2000
+  _globals['_FEDERATION']._serialized_end=2452
 # @@protoc_insertion_point(module_scope)

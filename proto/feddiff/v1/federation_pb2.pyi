@@ -1,3 +1,4 @@
+from feddiff.v1 import peer_pb2 as _peer_pb2
 from feddiff.v1 import transfer_pb2 as _transfer_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
@@ -18,7 +19,7 @@ class Held(_message.Message):
     def __init__(self, segment: _Optional[str] = ..., version: _Optional[int] = ..., digest: _Optional[str] = ...) -> None: ...
 
 class JoinRequest(_message.Message):
-    __slots__ = ("protocol", "software", "samples", "labels", "held", "device", "layout_digest", "accepts_pool")
+    __slots__ = ("protocol", "software", "samples", "labels", "held", "device", "layout_digest", "accepts_pool", "advertise")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -34,6 +35,7 @@ class JoinRequest(_message.Message):
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_DIGEST_FIELD_NUMBER: _ClassVar[int]
     ACCEPTS_POOL_FIELD_NUMBER: _ClassVar[int]
+    ADVERTISE_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     software: str
     samples: int
@@ -42,7 +44,8 @@ class JoinRequest(_message.Message):
     device: str
     layout_digest: str
     accepts_pool: bool
-    def __init__(self, protocol: _Optional[int] = ..., software: _Optional[str] = ..., samples: _Optional[int] = ..., labels: _Optional[_Mapping[str, int]] = ..., held: _Optional[_Iterable[_Union[Held, _Mapping]]] = ..., device: _Optional[str] = ..., layout_digest: _Optional[str] = ..., accepts_pool: _Optional[bool] = ...) -> None: ...
+    advertise: str
+    def __init__(self, protocol: _Optional[int] = ..., software: _Optional[str] = ..., samples: _Optional[int] = ..., labels: _Optional[_Mapping[str, int]] = ..., held: _Optional[_Iterable[_Union[Held, _Mapping]]] = ..., device: _Optional[str] = ..., layout_digest: _Optional[str] = ..., accepts_pool: _Optional[bool] = ..., advertise: _Optional[str] = ...) -> None: ...
 
 class JoinReply(_message.Message):
     __slots__ = ("protocol", "software", "federation", "config", "config_digest", "layout_digest", "initial_digest", "statistics")
@@ -75,27 +78,29 @@ class TaskRequest(_message.Message):
     def __init__(self, known_task: _Optional[str] = ..., patience_s: _Optional[float] = ..., held: _Optional[_Iterable[_Union[Held, _Mapping]]] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("id", "reason", "wait", "round", "finished", "renew")
+    __slots__ = ("id", "reason", "wait", "round", "finished", "renew", "audit")
     ID_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     WAIT_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
     RENEW_FIELD_NUMBER: _ClassVar[int]
+    AUDIT_FIELD_NUMBER: _ClassVar[int]
     id: str
     reason: str
     wait: Wait
     round: RoundTask
     finished: Finished
     renew: bool
-    def __init__(self, id: _Optional[str] = ..., reason: _Optional[str] = ..., wait: _Optional[_Union[Wait, _Mapping]] = ..., round: _Optional[_Union[RoundTask, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., renew: _Optional[bool] = ...) -> None: ...
+    audit: str
+    def __init__(self, id: _Optional[str] = ..., reason: _Optional[str] = ..., wait: _Optional[_Union[Wait, _Mapping]] = ..., round: _Optional[_Union[RoundTask, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., renew: _Optional[bool] = ..., audit: _Optional[str] = ...) -> None: ...
 
 class Wait(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class RoundTask(_message.Message):
-    __slots__ = ("round", "down", "up", "personal", "seed", "start", "pool")
+    __slots__ = ("round", "down", "up", "personal", "seed", "start", "pool", "revision", "peers", "owners", "sources")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     DOWN_FIELD_NUMBER: _ClassVar[int]
     UP_FIELD_NUMBER: _ClassVar[int]
@@ -103,6 +108,10 @@ class RoundTask(_message.Message):
     SEED_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
     POOL_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    PEERS_FIELD_NUMBER: _ClassVar[int]
+    OWNERS_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
     round: int
     down: _containers.RepeatedCompositeFieldContainer[_transfer_pb2.Manifest]
     up: _containers.RepeatedCompositeFieldContainer[_transfer_pb2.Manifest]
@@ -110,7 +119,11 @@ class RoundTask(_message.Message):
     seed: int
     start: _containers.RepeatedCompositeFieldContainer[Held]
     pool: Portion
-    def __init__(self, round: _Optional[int] = ..., down: _Optional[_Iterable[_Union[_transfer_pb2.Manifest, _Mapping]]] = ..., up: _Optional[_Iterable[_Union[_transfer_pb2.Manifest, _Mapping]]] = ..., personal: _Optional[_Iterable[str]] = ..., seed: _Optional[int] = ..., start: _Optional[_Iterable[_Union[Held, _Mapping]]] = ..., pool: _Optional[_Union[Portion, _Mapping]] = ...) -> None: ...
+    revision: int
+    peers: _containers.RepeatedCompositeFieldContainer[_peer_pb2.Peer]
+    owners: _containers.RepeatedCompositeFieldContainer[_peer_pb2.Owned]
+    sources: _containers.RepeatedCompositeFieldContainer[_peer_pb2.Source]
+    def __init__(self, round: _Optional[int] = ..., down: _Optional[_Iterable[_Union[_transfer_pb2.Manifest, _Mapping]]] = ..., up: _Optional[_Iterable[_Union[_transfer_pb2.Manifest, _Mapping]]] = ..., personal: _Optional[_Iterable[str]] = ..., seed: _Optional[int] = ..., start: _Optional[_Iterable[_Union[Held, _Mapping]]] = ..., pool: _Optional[_Union[Portion, _Mapping]] = ..., revision: _Optional[int] = ..., peers: _Optional[_Iterable[_Union[_peer_pb2.Peer, _Mapping]]] = ..., owners: _Optional[_Iterable[_Union[_peer_pb2.Owned, _Mapping]]] = ..., sources: _Optional[_Iterable[_Union[_peer_pb2.Source, _Mapping]]] = ...) -> None: ...
 
 class Portion(_message.Message):
     __slots__ = ("manifest", "digest")

@@ -77,7 +77,7 @@ class SiloStatus(_message.Message):
     def __init__(self, name: _Optional[str] = ..., enrolled: _Optional[bool] = ..., reachable: _Optional[bool] = ..., planned: _Optional[bool] = ..., training: _Optional[bool] = ..., phase: _Optional[str] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., loss: _Optional[float] = ..., samples: _Optional[int] = ..., silent_s: _Optional[float] = ..., committed: _Optional[bool] = ..., up: _Optional[_Iterable[str]] = ..., note: _Optional[str] = ..., plan: _Optional[str] = ..., down_mbit: _Optional[float] = ..., up_mbit: _Optional[float] = ..., certificate_days: _Optional[float] = ...) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("federation", "phase", "round", "rounds", "reason", "silos", "wire_down", "wire_up", "config_digest", "policy", "plan", "server_days", "authority_days", "authority", "rotation")
+    __slots__ = ("federation", "phase", "round", "rounds", "reason", "silos", "wire_down", "wire_up", "config_digest", "policy", "plan", "server_days", "authority_days", "authority", "rotation", "audit")
     FEDERATION_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
@@ -93,6 +93,7 @@ class StatusReply(_message.Message):
     AUTHORITY_DAYS_FIELD_NUMBER: _ClassVar[int]
     AUTHORITY_FIELD_NUMBER: _ClassVar[int]
     ROTATION_FIELD_NUMBER: _ClassVar[int]
+    AUDIT_FIELD_NUMBER: _ClassVar[int]
     federation: str
     phase: str
     round: int
@@ -108,4 +109,5 @@ class StatusReply(_message.Message):
     authority_days: float
     authority: str
     rotation: str
-    def __init__(self, federation: _Optional[str] = ..., phase: _Optional[str] = ..., round: _Optional[int] = ..., rounds: _Optional[int] = ..., reason: _Optional[str] = ..., silos: _Optional[_Iterable[_Union[SiloStatus, _Mapping]]] = ..., wire_down: _Optional[int] = ..., wire_up: _Optional[int] = ..., config_digest: _Optional[str] = ..., policy: _Optional[str] = ..., plan: _Optional[str] = ..., server_days: _Optional[float] = ..., authority_days: _Optional[float] = ..., authority: _Optional[str] = ..., rotation: _Optional[str] = ...) -> None: ...
+    audit: str
+    def __init__(self, federation: _Optional[str] = ..., phase: _Optional[str] = ..., round: _Optional[int] = ..., rounds: _Optional[int] = ..., reason: _Optional[str] = ..., silos: _Optional[_Iterable[_Union[SiloStatus, _Mapping]]] = ..., wire_down: _Optional[int] = ..., wire_up: _Optional[int] = ..., config_digest: _Optional[str] = ..., policy: _Optional[str] = ..., plan: _Optional[str] = ..., server_days: _Optional[float] = ..., authority_days: _Optional[float] = ..., authority: _Optional[str] = ..., rotation: _Optional[str] = ..., audit: _Optional[str] = ...) -> None: ...

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x66\x65\x64\x64iff/v1/transfer.proto\x12\nfeddiff.v1\"\x8d\x01\n\x08Manifest\x12\x10\n\x08transfer\x18\x01 \x01(\t\x12\x0f\n\x07segment\x18\x02 \x01(\t\x12\x14\n\x0c\x62\x61se_version\x18\x03 \x01(\x03\x12\x0f\n\x07version\x18\x04 \x01(\x03\x12\r\n\x05\x63odec\x18\x05 \x01(\t\x12\x10\n\x08\x65lements\x18\x06 \x01(\x04\x12\x16\n\x0e\x63hunk_elements\x18\x07 \x01(\r\"H\n\x05\x43hunk\x12\r\n\x05offer\x18\x01 \x01(\r\x12\r\n\x05index\x18\x02 \x01(\r\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12\x10\n\x08\x63hecksum\x18\x04 \x01(\x0c\"\'\n\x06\x43ommit\x12\r\n\x05offer\x18\x01 \x01(\r\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\"?\n\x05Offer\x12\'\n\tmanifests\x18\x01 \x03(\x0b\x32\x14.feddiff.v1.Manifest\x12\r\n\x05round\x18\x02 \x01(\x03\"o\n\x08Standing\x12(\n\x05items\x18\x01 \x03(\x0b\x32\x19.feddiff.v1.Standing.Item\x1a\x39\n\x04Item\x12\x0e\n\x06\x63hunks\x18\x01 \x01(\r\x12\x11\n\tcommitted\x18\x02 \x01(\x08\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\"X\n\x04Part\x12\"\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x11.feddiff.v1.ChunkH\x00\x12$\n\x06\x63ommit\x18\x02 \x01(\x0b\x32\x12.feddiff.v1.CommitH\x00\x42\x06\n\x04part\"R\n\rSubmitRequest\x12 \n\x05offer\x18\x01 \x01(\x0b\x32\x11.feddiff.v1.Offer\x12\x1f\n\x05parts\x18\x02 \x03(\x0b\x32\x10.feddiff.v1.Part\"\\\n\x0bSubmitReply\x12&\n\x08standing\x18\x01 \x01(\x0b\x32\x14.feddiff.v1.Standing\x12%\n\tcommitted\x18\x02 \x03(\x0b\x32\x12.feddiff.v1.Commit\"X\n\x0c\x46\x65tchRequest\x12 \n\x05offer\x18\x01 \x01(\x0b\x32\x11.feddiff.v1.Offer\x12&\n\x08standing\x18\x02 \x01(\x0b\x32\x14.feddiff.v1.Standing\"-\n\nFetchReply\x12\x1f\n\x05parts\x18\x01 \x03(\x0b\x32\x10.feddiff.v1.Partb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x66\x65\x64\x64iff/v1/transfer.proto\x12\nfeddiff.v1\"\x9c\x01\n\x08Manifest\x12\x10\n\x08transfer\x18\x01 \x01(\t\x12\x0f\n\x07segment\x18\x02 \x01(\t\x12\x14\n\x0c\x62\x61se_version\x18\x03 \x01(\x03\x12\x0f\n\x07version\x18\x04 \x01(\x03\x12\r\n\x05\x63odec\x18\x05 \x01(\t\x12\x10\n\x08\x65lements\x18\x06 \x01(\x04\x12\x16\n\x0e\x63hunk_elements\x18\x07 \x01(\r\x12\r\n\x05start\x18\x08 \x01(\x04\"H\n\x05\x43hunk\x12\r\n\x05offer\x18\x01 \x01(\r\x12\r\n\x05index\x18\x02 \x01(\r\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12\x10\n\x08\x63hecksum\x18\x04 \x01(\x0c\"\'\n\x06\x43ommit\x12\r\n\x05offer\x18\x01 \x01(\r\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\"?\n\x05Offer\x12\'\n\tmanifests\x18\x01 \x03(\x0b\x32\x14.feddiff.v1.Manifest\x12\r\n\x05round\x18\x02 \x01(\x03\"o\n\x08Standing\x12(\n\x05items\x18\x01 \x03(\x0b\x32\x19.feddiff.v1.Standing.Item\x1a\x39\n\x04Item\x12\x0e\n\x06\x63hunks\x18\x01 \x01(\r\x12\x11\n\tcommitted\x18\x02 \x01(\x08\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\"X\n\x04Part\x12\"\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x11.feddiff.v1.ChunkH\x00\x12$\n\x06\x63ommit\x18\x02 \x01(\x0b\x32\x12.feddiff.v1.CommitH\x00\x42\x06\n\x04part\"R\n\rSubmitRequest\x12 \n\x05offer\x18\x01 \x01(\x0b\x32\x11.feddiff.v1.Offer\x12\x1f\n\x05parts\x18\x02 \x03(\x0b\x32\x10.feddiff.v1.Part\"\\\n\x0bSubmitReply\x12&\n\x08standing\x18\x01 \x01(\x0b\x32\x14.feddiff.v1.Standing\x12%\n\tcommitted\x18\x02 \x03(\x0b\x32\x12.feddiff.v1.Commit\"X\n\x0c\x46\x65tchRequest\x12 \n\x05offer\x18\x01 \x01(\x0b\x32\x11.feddiff.v1.Offer\x12&\n\x08standing\x18\x02 \x01(\x0b\x32\x14.feddiff.v1.Standing\"-\n\nFetchReply\x12\x1f\n\x05parts\x18\x01 \x03(\x0b\x32\x10.feddiff.v1.Partb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,25 +32,25 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'feddiff.v1.transfer_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MANIFEST']._serialized_start=42
-  _globals['_MANIFEST']._serialized_end=183
-  _globals['_CHUNK']._serialized_start=185
-  _globals['_CHUNK']._serialized_end=257
-  _globals['_COMMIT']._serialized_start=259
-  _globals['_COMMIT']._serialized_end=298
-  _globals['_OFFER']._serialized_start=300
-  _globals['_OFFER']._serialized_end=363
-  _globals['_STANDING']._serialized_start=365
-  _globals['_STANDING']._serialized_end=476
-  _globals['_STANDING_ITEM']._serialized_start=419
-  _globals['_STANDING_ITEM']._serialized_end=476
-  _globals['_PART']._serialized_start=478
-  _globals['_PART']._serialized_end=566
-  _globals['_SUBMITREQUEST']._serialized_start=568
-  _globals['_SUBMITREQUEST']._serialized_end=650
-  _globals['_SUBMITREPLY']._serialized_start=652
-  _globals['_SUBMITREPLY']._serialized_end=744
-  _globals['_FETCHREQUEST']._serialized_start=746
-  _globals['_FETCHREQUEST']._serialized_end=834
-  _globals['_FETCHREPLY']._serialized_start=836
-  _globals['_FETCHREPLY']._serialized_end=881
+  _globals['_MANIFEST']._serialized_end=198
+  _globals['_CHUNK']._serialized_start=200
+  _globals['_CHUNK']._serialized_end=272
+  _globals['_COMMIT']._serialized_start=274
+  _globals['_COMMIT']._serialized_end=313
+  _globals['_OFFER']._serialized_start=315
+  _globals['_OFFER']._serialized_end=378
+  _globals['_STANDING']._serialized_start=380
+  _globals['_STANDING']._serialized_end=491
+  _globals['_STANDING_ITEM']._serialized_start=434
+  _globals['_STANDING_ITEM']._serialized_end=491
+  _globals['_PART']._serialized_start=493
+  _globals['_PART']._serialized_end=581
+  _globals['_SUBMITREQUEST']._serialized_start=583
+  _globals['_SUBMITREQUEST']._serialized_end=665
+  _globals['_SUBMITREPLY']._serialized_start=667
+  _globals['_SUBMITREPLY']._serialized_end=759
+  _globals['_FETCHREQUEST']._serialized_start=761
+  _globals['_FETCHREQUEST']._serialized_end=849
+  _globals['_FETCHREPLY']._serialized_start=851
+  _globals['_FETCHREPLY']._serialized_end=896
 # @@protoc_insertion_point(module_scope)

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Manifest(_message.Message):
-    __slots__ = ("transfer", "segment", "base_version", "version", "codec", "elements", "chunk_elements")
+    __slots__ = ("transfer", "segment", "base_version", "version", "codec", "elements", "chunk_elements", "start")
     TRANSFER_FIELD_NUMBER: _ClassVar[int]
     SEGMENT_FIELD_NUMBER: _ClassVar[int]
     BASE_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -15,6 +15,7 @@ class Manifest(_message.Message):
     CODEC_FIELD_NUMBER: _ClassVar[int]
     ELEMENTS_FIELD_NUMBER: _ClassVar[int]
     CHUNK_ELEMENTS_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
     transfer: str
     segment: str
     base_version: int
@@ -22,7 +23,8 @@ class Manifest(_message.Message):
     codec: str
     elements: int
     chunk_elements: int
-    def __init__(self, transfer: _Optional[str] = ..., segment: _Optional[str] = ..., base_version: _Optional[int] = ..., version: _Optional[int] = ..., codec: _Optional[str] = ..., elements: _Optional[int] = ..., chunk_elements: _Optional[int] = ...) -> None: ...
+    start: int
+    def __init__(self, transfer: _Optional[str] = ..., segment: _Optional[str] = ..., base_version: _Optional[int] = ..., version: _Optional[int] = ..., codec: _Optional[str] = ..., elements: _Optional[int] = ..., chunk_elements: _Optional[int] = ..., start: _Optional[int] = ...) -> None: ...
 
 class Chunk(_message.Message):
     __slots__ = ("offer", "index", "payload", "checksum")

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from feddiff.core.outer import Outer, step
 from feddiff.core.sections import OuterConfig
-from feddiff.federator.outer import Outer, step
 
 W = np.array([1.0, -2.0, 0.5], np.float32)
 MEAN = np.array([0.9, -1.0, 0.5], np.float64)

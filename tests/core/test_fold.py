@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feddiff.core.codec import CODECS
+from feddiff.core.fold import BadUpdate, Contribution, fold
 from feddiff.core.segments import F32
 from feddiff.core.spool import Manifest, Spool, Transfer, checksum
 from feddiff.core.store import WeightsReader, WeightsWriter, save
-from feddiff.federator.fold import BadUpdate, Contribution, fold
 
 SEGMENT, SIZE, CHUNK = "decoder.0", 1000, 300
 ROUNDING = {"fp32": 0.0, "fp16": 2.0**-11, "bf16": 2.0**-8}

@@ -1,7 +1,8 @@
 """Averaging: updates of one segment in, the next version out, a chunk at a time.
 
-Memory holds one chunk of each kind, whatever the number of silos and the size of the model. Silos are taken in sorted
-order and summed in float64, so the result has the same bits whatever the order in which updates arrived.
+Whoever folds, the federator or a silo that owns a range of chunks, runs this. Memory holds one chunk of each kind,
+whatever the number of silos and the size of the model. Silos are taken in sorted order and summed in float64, so the
+result has the same bits whatever the order in which updates arrived.
 
     w_{v+1} = sum_k c_k w_k / sum_k c_k        over the silos that reported this segment (McMahan et al. 2017, eq. 1)
 """
@@ -16,10 +17,11 @@ import numpy as np
 from feddiff.core.codec import CODECS
 from feddiff.core.errors import FedDiffError, NotFinite, UpdateRejected
 from feddiff.core.feedback import Feedback, encode
+from feddiff.core.outer import Outer
+from feddiff.core.ranges import Encoded
 from feddiff.core.segments import F32
-from feddiff.core.spool import Manifest, Spool, Transfer, checksum
+from feddiff.core.spool import Manifest, Spool, checksum
 from feddiff.core.store import WeightsReader, WeightsWriter
-from feddiff.federator.outer import Outer
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Contribution:
 
     silo: str
     weight: float
-    transfer: Transfer
+    transfer: Encoded
 
 
 class BadUpdate(UpdateRejected):
@@ -50,7 +52,7 @@ class BadUpdate(UpdateRejected):
 def fold(
     contributions: Sequence[Contribution],
     base: WeightsReader,
-    into: WeightsWriter,
+    into: WeightsWriter | None,
     out: Spool,
     outer: Outer | None = None,
     feedback: Feedback | None = None,
@@ -59,8 +61,9 @@ def fold(
 
     That is the weighted mean, or ``outer``'s step towards it. ``out.manifest`` says how it is encoded (a delta from
     ``base``, or absolute). What is published is what a silo decodes, bit for bit, also when the codec loses something;
-    ``feedback`` carries that loss to the next round. Raises BadUpdate, naming the silo, before anything is
-    visible: for an update that is not finite, cannot be decoded, or moves the mean to where the codec cannot follow.
+    ``feedback`` carries that loss to the next round. A range (core/ranges.py) is folded of transfers of this range:
+    ``base`` is of the whole segment, all else counts from the range's start. Raises BadUpdate, naming the silo, before
+    anything is visible: for an update that is not finite, cannot be decoded, or moves the mean beyond the codec.
     """
     manifest = out.manifest
     ordered = sorted(contributions, key=lambda each: each.silo)
@@ -68,7 +71,7 @@ def fold(
     streams = [each.transfer.chunks() for each in ordered]
     for index in range(manifest.chunks):
         start, count = index * manifest.chunk_elements, manifest.count(index)
-        previous = base.read(manifest.segment, start, count)
+        previous = base.read(manifest.segment, manifest.start + start, count)
         mean = np.zeros(count, np.float64)
         for each, stream in zip(ordered, streams, strict=True):
             mean += each.weight * _decode(each, stream, count, previous).astype(np.float64)
@@ -78,7 +81,8 @@ def fold(
             values, reference = stepped.astype(np.float32), None if manifest.absolute else previous
             payload, published = encode(CODECS[manifest.codec], values, reference, start, feedback)
             out.append(index, payload, checksum(payload))
-            into.write(manifest.segment, start, published)
+            if into is not None:
+                into.write(manifest.segment, start, published)
         except NotFinite as error:
             silo = _heaviest(ordered, index, count, previous)
             raise BadUpdate(silo, f"{manifest.segment} moves the mean beyond {manifest.codec}: {error}") from None
