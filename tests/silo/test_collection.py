@@ -246,7 +246,7 @@ def test_a_folder_that_may_not_be_entered_is_said_to_be_so(tmp_path: Path, monke
     with pytest.raises(DataError, match="does not exist; --data needs"):
         read(tmp_path / "nothing")
     monkeypatch.setattr(Path, "stat", refuse)
-    with pytest.raises(DataError, match="cannot be opened .* enter each folder above it"):
+    with pytest.raises(DataError, match=r"cannot be opened .* enter each folder above it"):
         read(tmp_path)
 
 
