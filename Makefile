@@ -102,7 +102,8 @@ rehearse: $(SETUP)
 wheelhouse: wheel
 	@rm -rf dist/wheelhouse
 	@mkdir -p dist/wheelhouse/docs
-	$(BIN)/python -m pip wheel --quiet -c constraints.txt --wheel-dir dist/wheelhouse/wheels dist/feddiff-*.whl
+	$(BIN)/python -m pip wheel --quiet -c constraints.txt --wheel-dir dist/wheelhouse/wheels \
+	  "$$(ls dist/feddiff-*.whl)[medical]"
 	@cp -r deploy/install-silo.sh deploy/install-federator.sh deploy/Containerfile.* deploy/systemd deploy/examples dist/wheelhouse/
 	@cp docs/*.md dist/wheelhouse/docs/
 	@$(BIN)/python -c 'import platform as p; print("made for Python", ".".join(p.python_version_tuple()[:2]), "on", p.platform())' \

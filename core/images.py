@@ -63,7 +63,9 @@ class Album:
     """Images in the making: what was read of a folder so far, and what was left out."""
 
     def __init__(self, folder: Path, config: FederationConfig, accepted: str = ACCEPTED) -> None:
-        """``accepted``: what a person is told to put there if there is nothing."""
+        """``accepted``: what a person is told to put there if there is nothing; ``where`` may be set to say how."""
+        classes = ", ".join(config.data.classes)
+        self.where = f"into one folder for each class ({classes})" if classes else "there"
         self._folder, self._config, self._accepted = folder, config, accepted
         self._pixels, self._labels, self._kinds = bytearray(), list[int](), Counter[str]()
         self._skipped: list[tuple[Path, str]] = []
@@ -86,7 +88,7 @@ class Album:
         if skipped:
             logger.warning("%s: %d files cannot be used: %s", self._folder, len(skipped), _some(skipped, 5))
         if not self._labels:
-            raise DataError(_nothing(self._folder, config, skipped, self._accepted))
+            raise DataError(_nothing(self._folder, skipped, f"put {self._accepted} {self.where}"))
         size, channels = shape(config)
         names = {-1: "", **dict(enumerate(config.data.classes))}
         return Images(
@@ -283,12 +285,12 @@ def fit(image: Image.Image, size: int, channels: int, aspect: float = 1.0) -> by
     return pixels.transpose(2, 0, 1).tobytes()
 
 
-def _nothing(folder: Path, config: FederationConfig, skipped: Sequence[tuple[Path, str]], accepted: str) -> str:
-    classes = config.data.classes
-    where = f"into one folder for each class ({', '.join(classes)})" if classes else "there"
-    message = f"{folder} holds no usable image; put {accepted} {where}"
+def _nothing(folder: Path, skipped: Sequence[tuple[Path, str]], remedy: str) -> str:
     # No names here: an error's text may go where the images' names must not.
     reasons = Counter(reason for _, reason in skipped).most_common(3)
+    if reasons and "PermissionError" in reasons[0][0]:
+        remedy = "let the user that runs this read it"
+    message = f"{folder} holds no usable image; {remedy}"
     return f"{message}; skipped: {'; '.join(f'{n} x {reason}' for reason, n in reasons)}" if skipped else message
 
 

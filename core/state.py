@@ -55,5 +55,7 @@ def _read(folder: Path) -> tuple[int, str]:
         return int(found["state"]), f"{found['software']:.100}"
     except FileNotFoundError:
         return 1, "a feddiff of before version 0.2"
+    except PermissionError:
+        raise StoreError(f"{folder} is another user's; run this as the daemon's user (sudo -u USER …)") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{folder / FILE} cannot be read ({error}); put it back from a copy of the folder") from None

@@ -110,7 +110,7 @@ else
   rm -rf "$place"
   "$python" -m venv "$place"
   PIP_CONFIG_FILE=/dev/null "$place/bin/python" -m pip install --quiet --disable-pip-version-check --no-index \
-    --find-links "$wheels" "feddiff==$version" ||
+    --find-links "$wheels" "feddiff[medical]==$version" ||
     fail "the wheelhouse does not fit $("$python" --version) on $(uname -m); its README names what it was made for"
   "$place/bin/feddiff-$role" --help >/dev/null
   mkdir -p "$place/share/feddiff"
@@ -165,6 +165,10 @@ if [[ $role == silo ]]; then
   sed -e "s|^FEDDIFF_DATA=.*|FEDDIFF_DATA=$(quoted "${data:-/srv/images}")|" \
     -e "s|^FEDDIFF_FEDERATOR=.*|FEDDIFF_FEDERATOR=$(quoted "${federator:-federator.example.org:50051}")|" \
     "$here/systemd/silo.env" | settle "$etc/silo-$name.env" 644
+  [[ -z $data || $(sed -n 's/^FEDDIFF_DATA=//p' "$etc/silo-$name.env") == "$data" ]] ||
+    say "  its FEDDIFF_DATA is not $data: change it there, if that is wanted"
+  [[ -z $federator || $(sed -n 's/^FEDDIFF_FEDERATOR=//p' "$etc/silo-$name.env") == "$federator" ]] ||
+    say "  its FEDDIFF_FEDERATOR is not $federator: change it there, if that is wanted"
   if [[ -z $root ]]; then
     mkdir -p /var/lib/feddiff
     install -d -m 700 -o "$user" -g "$user" "/var/lib/feddiff/$name"

@@ -218,7 +218,6 @@ def _take_part(options: argparse.Namespace) -> int:
 
     console.one_heap()
     console.log_lines(options.verbose, options.log)
-    from feddiff.core.errors import DataError
     from feddiff.core.identity import Invitation, parse_address
     from feddiff.silo import enroll, place
     from feddiff.silo.collection import check
@@ -226,11 +225,10 @@ def _take_part(options: argparse.Namespace) -> int:
 
     parse_address(options.federator)
     options.join = options.join or enroll.handed_over()
-    if not options.data.is_dir():
-        raise DataError(f"{options.data} is not a folder; --data needs the folder that holds the images")
+    data = Source.chosen(options.data, options)
+    data.check_folder()
     folder = _state(options, options.federator)
     place.check_apart(folder, options.data)
-    data = Source.chosen(options.data, options)
     check(data)
     invitation = None if options.join is None else Invitation.parse(options.join)
     stopping = threading.Event()

@@ -93,6 +93,7 @@ def collect(data: Source | Path, config: FederationConfig, cache: Path | None = 
     options that cannot be.
     """
     source = data if isinstance(data, Source) else Source(data)
+    source.check_folder()
     how = _decoding(source, config)
     listed = [_listed(source.folder, path, closed) for path, closed in files(source.folder, lambda path: True)]
     found = [file for file in listed if file.type]
@@ -125,10 +126,15 @@ def collect(data: Source | Path, config: FederationConfig, cache: Path | None = 
     while ordered:  # each is let go when it is in, for all of them may be half of the memory
         each = ordered.pop()
         album.add(each.answer.facts["kind"], each.label, each.answer.pixels, each.answer.facts["images"])
+    unused = labels.rows - len(labels.used)
+    note = f"{unused} of {labels.rows} lines of --labels name nothing here" if unused else ""
+    if config.data.classes and (source.labels or source.label_from):
+        by = f"{source.label_from} says" if source.label_from else "--labels gives each"
+        album.where = f"there for which {by} one of {', '.join(config.data.classes)}" + (f" ({note})" if note else "")
     images = album.images()
     inventory = _inventory(images, images.kinds, len(listed) - len(found), len(volumes), counts)
-    if unused := labels.rows - len(labels.used):
-        inventory = replace(inventory, notes=(f"{unused} of {labels.rows} lines of --labels name nothing here",))
+    if note:
+        inventory = replace(inventory, notes=(note,))
     return Collection(images, inventory)
 
 

@@ -94,7 +94,8 @@ def examine(patient: Patient) -> Iterator[Finding]:
     else:
         yield warning("images", "no images were looked at", "give --data FOLDER")
     last = _last(patient.state)
-    steps = config is not None and not folder.in_use and not last.get("seconds")
+    worth = images > 0 or patient.source is None  # without images there is nothing that the steps would tell
+    steps = config is not None and worth and not folder.in_use and not last.get("seconds")
     tried = rehearsal.rehearse(config.canonical() if config else b"", steps)
     if config is not None:
         yield from workload.demands(config, patient.extractor, patient.accept_pool, patient.processes, len(tried.gpus))

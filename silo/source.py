@@ -7,9 +7,12 @@ window and counts with another has two collections. Loads nothing heavy; silo/co
 from __future__ import annotations
 
 import argparse
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
+
+from feddiff.core.errors import DataError
 
 Plane = Literal["axial", "coronal", "sagittal"]
 CACHE_GB = 16.0
@@ -32,6 +35,27 @@ class Source:
     """``dicom:KEYWORD``: the attribute that is the label, instead of the sub-folders."""
     cache_bytes: int = int(CACHE_GB * 1e9)
     """What decoded slices may take in the state folder; 0: nothing is kept."""
+
+    def check_folder(self) -> None:
+        """Raises DataError, saying what to do, for what is no folder that this user can open."""
+        try:
+            folder = stat.S_ISDIR(self.folder.stat().st_mode)
+            if folder:
+                next(self.folder.iterdir(), None)
+        except PermissionError:
+            advice = (
+                "let the user that runs this read it, and enter each folder above it (namei -l shows which it may not)"
+            )
+            raise DataError(f"{self.folder} cannot be opened (PermissionError); {advice}") from None
+        except OSError as error:
+            folder = False
+            if not isinstance(error, FileNotFoundError):
+                raise DataError(
+                    f"{self.folder} cannot be opened ({error.strerror}); is its disk or share there?"
+                ) from None
+        if not folder:
+            what = "is not a folder" if self.folder.exists() else "does not exist"
+            raise DataError(f"{self.folder} {what}; --data needs the folder that holds the images")
 
     @classmethod
     def chosen(cls, folder: Path, options: argparse.Namespace) -> Self:

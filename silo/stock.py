@@ -36,7 +36,13 @@ def take(source: Source, config: FederationConfig | None, cache: Path | None) ->
 def judge(found: Inventory | FedDiffError, config: FederationConfig | None) -> Iterator[Finding]:
     """Whether that is something to train on under these rules; None: they are not known."""
     if isinstance(found, FedDiffError):
-        yield refusal("images", found, "check --data" if isinstance(found, DataError) else "")
+        denied = "PermissionError" in str(found)
+        advice = (
+            "read access for that user is all it takes, e.g. setfacl -R -m u:USER:rX FOLDER"
+            if denied
+            else "check --data"
+        )
+        yield refusal("images", found, advice if isinstance(found, DataError) else "")
         return
     words = f"{found.total} images can be read ({_counted(found.images)})"
     if found.volumes:

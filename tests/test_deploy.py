@@ -60,15 +60,28 @@ def test_the_scripts_are_clean() -> None:
 
 
 def wheel(folder: Path, version: str) -> None:
-    """A wheel with feddiff's name and commands, whose programs only say their version."""
+    """A wheel with feddiff's name and commands, whose programs only say their version, and one that its extra wants."""
     folder.mkdir(parents=True)
-    name = f"feddiff-{version}"
+    pack(
+        folder,
+        "feddiff",
+        version,
+        "Provides-Extra: medical\nRequires-Dist: reads-dicom; extra == 'medical'\n",
+        {
+            "feddiff_stub.py": f"def main() -> None:\n    print('{version}')\n",
+            f"feddiff-{version}.dist-info/entry_points.txt": "[console_scripts]\n"
+            "feddiff-silo = feddiff_stub:main\nfeddiff-federator = feddiff_stub:main\n",
+        },
+    )
+    pack(folder, "reads_dicom", "1.0", "", {"reads_dicom.py": ""})
+
+
+def pack(folder: Path, project: str, version: str, wants: str, files: dict[str, str]) -> None:
+    name = f"{project}-{version}"
     files = {
-        "feddiff_stub.py": f"def main() -> None:\n    print('{version}')\n",
-        f"{name}.dist-info/METADATA": f"Metadata-Version: 2.1\nName: feddiff\nVersion: {version}\n",
+        **files,
+        f"{name}.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {project}\nVersion: {version}\n{wants}",
         f"{name}.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        f"{name}.dist-info/entry_points.txt": "[console_scripts]\n"
-        "feddiff-silo = feddiff_stub:main\nfeddiff-federator = feddiff_stub:main\n",
     }
     record = "".join(
         f"{path},sha256={base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b'=').decode()},"
@@ -131,6 +144,7 @@ def test_installs_upgrades_and_goes_back(machine: Machine) -> None:
     first = ("--name", "hospital-a", "--data", "/srv/ct & mr", "--federator", "fed.example.org:50051")
     machine.install(*first, "--join", "fdi1_abc", "--gpu", version="1.0.0")
     assert machine.runs() == "1.0.0"
+    assert list((opt / "1.0.0").rglob("reads_dicom.py")), "a silo without internet reads what scanners write"
     assert not (opt / "1.0.0/bin/half").exists()
     etc, units = machine.root / "etc/feddiff", machine.root / "usr/local/lib/systemd/system"
     settings = (etc / "silo-hospital-a.env").read_text()
@@ -146,6 +160,10 @@ def test_installs_upgrades_and_goes_back(machine: Machine) -> None:
     before = machine.tree()
     assert "is in" in machine.install(*first, version="1.0.0")
     assert machine.tree() == before  # once is as good as twice
+    said = machine.install("--name", "hospital-a", "--data", "/srv/other", version="1.0.0")
+    assert "its FEDDIFF_DATA is not /srv/other" in said
+    assert "FEDDIFF_FEDERATOR" not in said
+    assert machine.tree() == before
 
     (etc / "silo-hospital-a.env").write_text("FEDDIFF_OPTIONS=--verbose\n")
     machine.install("--name", "hospital-a", "--data", "/elsewhere", version="1.1.0")

@@ -344,6 +344,18 @@ def test_without_a_usable_image_the_error_says_what_to_do(tmp_path: Path) -> Non
     assert ".png" not in str(error.value), "the names of images stay in the silo's own log"
 
 
+def test_images_that_may_not_be_read_are_no_missing_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "a.png")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Image, "open", refuse)
+    with pytest.raises(DataError, match="let the user that runs this read it; skipped: 1 x") as error:
+        read_images(tmp_path, federation())
+    assert "put PNG" not in str(error.value)
+
+
 def test_one_warning_names_five_files_and_the_number(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     put(tmp_path / "good.png")
     for index in range(7):

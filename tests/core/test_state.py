@@ -69,6 +69,16 @@ def test_a_damaged_version_is_told(tmp_path: Path, text: str) -> None:
         state.check(tmp_path)
 
 
+def test_another_users_folder_is_no_broken_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(StoreError, match="is another user's; run this as the daemon's user") as error:
+        state.check(tmp_path)
+    assert "copy" not in str(error.value)
+
+
 class TestSilo:
     """A folder by hand, as a silo of before there were versions left it."""
 

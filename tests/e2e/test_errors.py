@@ -89,7 +89,7 @@ def test_a_silos_folder_data_and_address(stage: Stage) -> None:
     state, data = stage.enrol("hospital-a"), stage.folder / "data"
     where = ("--federator", stage.address)
     mine = (*where, "--state", str(state))
-    fails(stage, NO_IMAGES, f"{data} is not a folder", SILO, "--data", str(data), *mine)
+    fails(stage, NO_IMAGES, f"{data} does not exist", SILO, "--data", str(data), *mine)
     data.mkdir()
     (data / "notes.txt").write_text("no image")
     fails(stage, NO_IMAGES, str(data), SILO, "--data", str(data), *mine)

@@ -178,6 +178,13 @@ class TestLabels:
         found = read(tmp_path / "data", classes=self.CLASSES, labels=tmp_path / "t.csv")
         assert found.inventory.notes == ("2 of 3 lines of --labels name nothing here",)
 
+    def test_if_they_fit_no_file_the_error_speaks_of_them_and_not_of_folders(self, tmp_path: Path) -> None:
+        dicom(tmp_path / "data" / "a")
+        (tmp_path / "t.csv").write_text("path,label\na,haed\nelsewhere/b,head\n")
+        with pytest.raises(DataError, match=r"--labels gives each one of chest, head \(1 of 2 lines") as error:
+            read(tmp_path / "data", classes=self.CLASSES, labels=tmp_path / "t.csv")
+        assert "one folder for each class" not in str(error.value)
+
     @pytest.mark.parametrize(
         ("text", "says"),
         [
@@ -230,6 +237,17 @@ class TestLabels:
         dicom(tmp_path / "a")
         with pytest.raises(ConfigError, match=says):
             read(tmp_path, label_from=asked)
+
+
+def test_a_folder_that_may_not_be_entered_is_said_to_be_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with pytest.raises(DataError, match="does not exist; --data needs"):
+        read(tmp_path / "nothing")
+    monkeypatch.setattr(Path, "stat", refuse)
+    with pytest.raises(DataError, match=r"cannot be opened .* enter each folder above it"):
+        read(tmp_path)
 
 
 def test_options_that_cannot_be(tmp_path: Path) -> None:
