@@ -64,6 +64,8 @@ SERVER_OPTIONS = [
     # A silo that got no CPU for minutes sends the pings of all of them at once; 2, the default, would cut it off.
     ("grpc.http2.max_ping_strikes", 100),
     ("grpc.so_reuseport", 0),
+    # Whoever connects and shows no certificate holds a file for no longer; 120 s is gRPC's own.
+    ("grpc.server_handshake_timeout_ms", 30_000),
 ]
 
 _STATUS: dict[type[errors.FedDiffError], grpc.StatusCode] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -56,7 +57,11 @@ def test_the_ledger_counts_what_the_network_carries(scale: int) -> None:
         pytest.skip(f"no network of its own here: {allowed.stderr.strip()}")
     with tempfile.TemporaryDirectory() as folder:
         script = f"ip link set lo up && exec {sys.executable} {__file__} {folder} {scale}"
-        done = subprocess.run([*alone, "sh", "-c", script], capture_output=True, text=True, timeout=120, check=False)
+        command = [*alone, "sh", "-c", script]
+        paths = os.pathsep.join(sys.path)  # where pytest finds what the tests share
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=300, check=False, env={**os.environ, "PYTHONPATH": paths}
+        )
     print(done.stderr)
     assert done.returncode == 0
     found = json.loads(done.stdout.splitlines()[-1])
