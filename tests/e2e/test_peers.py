@@ -48,6 +48,23 @@ def test_peers_publish_the_bits_of_the_star(tmp_path: Path, plan: str, codec: st
     same(tmp_path, plan, codec)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("plan", "codec"),
+    [
+        ("full", "int8"),
+        ("usplit", "fp32"),
+        ("usplit", "int4"),
+        ("ulatdec", "fp32"),
+        ("ulatdec", "int8"),
+        ("udec", "fp32"),
+        ("udec", "int4"),
+    ],
+)
+def test_peers_publish_the_bits_of_the_star_in_all_other_pairs(tmp_path: Path, plan: str, codec: str) -> None:
+    same(tmp_path, plan, codec)
+
+
 @pytest.mark.parametrize("phase", ["round 2, revision 2", "fetch what the round made"])
 def test_a_federator_that_is_killed_goes_on_with_the_round(tmp_path: Path, phase: str) -> None:
     same(tmp_path, "full", "int8", phase)
