@@ -264,6 +264,7 @@ class TestForReal:
     """Real processes."""
 
     @pytest.mark.parametrize("on", [pytest.param([], id="local"), *REMOTE])
+    @pytest.mark.slow
     def test_two_at_a_time(self, on: list[str], tmp_path: Path) -> None:
         installed(on)
         out = tmp_path / "run"

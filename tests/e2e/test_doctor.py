@@ -310,6 +310,7 @@ def test_the_command_with_a_real_model(stage: Stage) -> None:
         assert "tried with" in found["time"]["sentence"] or "not measured" in found["time"]["sentence"]
 
 
+@pytest.mark.slow
 def test_the_command_before_anything_is_there(stage: Stage) -> None:
     nobody = stage.call(SILO, "doctor", "--federator", "127.0.0.1:1", "--state", str(stage.folder / "none"))
     assert nobody.code == 69

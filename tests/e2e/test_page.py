@@ -224,6 +224,7 @@ def test_only_operators_order_and_each_order_is_noted(stage: Stage) -> None:
     assert process.code is None
 
 
+@pytest.mark.slow
 def test_connections_that_ask_nothing_leave_the_rounds_their_files(stage: Stage) -> None:
     page, process, hospitals = begun(stage)
     process.limit_files(300)

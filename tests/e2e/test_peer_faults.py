@@ -54,7 +54,9 @@ def check(stage: Stage) -> list[tuple[str, ...]]:
     return [each.silos for each in rounds]
 
 
-@pytest.mark.parametrize("phase", ["take", "fold", "check", "share"])
+@pytest.mark.parametrize(
+    "phase", ["take", "check", *(pytest.param(phase, marks=pytest.mark.slow) for phase in ("fold", "share"))]
+)
 def test_an_owner_is_killed(stage: Stage, phase: str) -> None:
     server = found(stage).serve()
     for name in ("hospital-a", "hospital-b"):

@@ -169,6 +169,7 @@ def test_another_extractor_ends_a_silo_before_it_trains(stage: Stage) -> None:
     assert not stage.silo_status("hospital-a")["reachable"]
 
 
+@pytest.mark.slow
 def test_the_moments_of_unequal_silos_are_those_of_all_images_together(stage: Stage) -> None:
     extractor, sizes = network(stage), {"hospital-a": 5, "hospital-b": 40, "hospital-c": 17}
     stage.found(rounds=1, silos=3, unet=TINY_UNET, more=quality(extractor, 'reference = "federated"'))

@@ -166,6 +166,7 @@ def test_what_cannot_be_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert not list(tmp_path.glob("mine*"))
 
 
+@pytest.mark.slow
 def test_a_second_one_for_the_same_folder_is_refused_and_the_first_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
