@@ -121,7 +121,7 @@ class FederatorMetrics:
             f"{_P}_silo_certificate_remaining_seconds", "Seconds until a silo's certificate expires.", labels=["silo"]
         )
         for silo in found.silos:
-            if not math.isnan(days := getattr(silo, "certificate_days", math.nan)):
+            if not math.isnan(days := silo.certificate_days):
                 expiry.add_metric([silo.name], days * 86400)
             images.add_metric([silo.name], silo.samples)
             done.add_metric([silo.name], silo.step / silo.steps if silo.training and silo.steps else 0.0)
