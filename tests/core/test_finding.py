@@ -36,9 +36,9 @@ def test_the_gravest_problem_decides_the_exit_code(kinds: list[type[errors.FedDi
 
 
 def test_every_class_of_error_has_its_gravity() -> None:
-    """Only what is not a person's to put right is left out: a defect, a closed round, an update."""
+    """Only what no doctor finds is left out: a defect, a closed round, an update, a changed audit log."""
     direct = set(errors.FedDiffError.__subclasses__())
-    assert direct - set(GRAVITY) == {errors.RoundError, errors.UpdateRejected}
+    assert direct - set(GRAVITY) == {errors.RoundError, errors.UpdateRejected, errors.AuditError}
 
 
 def test_lines_say_the_mark_the_subject_and_below_what_to_do() -> None:
