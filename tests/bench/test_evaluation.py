@@ -256,6 +256,7 @@ def finished(tmp_path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
 
 
 @pytest.mark.timeout(400)
+@pytest.mark.slow
 def test_a_federation_becomes_a_result_with_its_quality(finished: tuple[dict[str, Any], dict[str, bytes]]) -> None:
     found, drawn = finished
     assert drawn.keys() == {"png", "denoising.png", "colours.png"}

@@ -84,6 +84,7 @@ def bare(learner: ImageLearner, config: FederationConfig, folder: Path, extracto
 
 
 @pytest.mark.parametrize(("jobs", "hosts", "trainings"), [(1, 2, "3"), (3, 2, "1"), (7, 1, "1")])
+@pytest.mark.slow
 def test_a_cell_takes_no_more_than_its_share_of_the_cpus(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int, hosts: int, trainings: str
 ) -> None:

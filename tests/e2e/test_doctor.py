@@ -277,6 +277,7 @@ def test_classes_that_are_missing(stage: Stage) -> None:
     assert (problems(found), code) == (["images"], 66)
 
 
+@pytest.mark.slow
 def test_without_a_network(stage: Stage) -> None:
     stage.found()
     server = stage.serve()

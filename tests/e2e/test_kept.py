@@ -91,6 +91,7 @@ def test_a_silo_that_lost_what_is_shared_keeps_what_is_its_own(stage: Stage) -> 
         assert np.array_equal(vector, expected), name
 
 
+@pytest.mark.slow
 def test_real_silos_go_on_from_a_published_model(stage: Stage) -> None:
     """The first two segments are frozen as published, the last decoder block is each silo's own; one is killed."""
     stage.found(rounds=ROUNDS, unet=TINY_UNET, training="steps = 40")

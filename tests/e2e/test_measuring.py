@@ -153,6 +153,7 @@ def test_due_rounds_have_their_quality_beside_their_bytes(stage: Stage, extracto
     assert 'alt="global model, round 3"' in page
 
 
+@pytest.mark.slow
 def test_a_measurement_that_was_cut_off_is_made_by_the_next_process(
     stage: Stage, extractor: Path, tmp_path: Path
 ) -> None:
@@ -204,6 +205,7 @@ def test_the_moments_of_all_silos_are_as_good_as_their_images(stage: Stage, extr
     assert not any("without" in caution for caution in row["cautions"])
 
 
+@pytest.mark.slow
 def test_without_moments_and_with_old_ones(stage: Stage, extractor: Path) -> None:
     stage.found(rounds=2, silos=2, unet=TINY_UNET, more=rules(extractor, 'reference = "federated"'))
     server = stage.serve("--extractor", str(extractor))

@@ -134,6 +134,7 @@ def test_two_silos_do_not_reach_each_other(stage: Stage) -> None:
     assert check(stage) == [tuple(SAMPLES)]
 
 
+@pytest.mark.slow
 def test_a_round_without_an_owner_that_all_reach_is_abandoned(stage: Stage) -> None:
     server = found(stage, silos=2).serve()
     separated(stage, ["hospital-a", "hospital-b"])

@@ -29,6 +29,7 @@ def answer(stub: federation_pb2_grpc.FederationStub) -> FedDiffError | None:
     return None
 
 
+@pytest.mark.slow
 def test_an_evicted_silo_comes_back_by_a_new_invitation_only(stage: Stage) -> None:
     stage.found(rounds=1, silos=2, unet=TINY_UNET).serve()
     images(stage.folder / "data", 4, seed=0)

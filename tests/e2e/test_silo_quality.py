@@ -85,6 +85,7 @@ def readings(stage: Stage) -> dict[tuple[int, str], dict[str, Measured]]:
     return found
 
 
+@pytest.mark.slow
 def test_silos_without_a_global_model_measure_their_own_and_one_does_not_consent(stage: Stage) -> None:
     extractor = network(stage)
     stage.found("udec", rounds=3, silos=3, unet=TINY_UNET, more=quality(extractor, "every = 2\ngrids = true"))

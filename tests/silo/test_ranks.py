@@ -88,6 +88,7 @@ def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_killed_rank_ends_the_training_which_goes_on_from_its_checkpoint(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
